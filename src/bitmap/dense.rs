@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! An owned set of pages.
+//!
+//! The bits belong to a `bitvec` (bit i of the set is bit i % 64 of word i / 64); everything that
+//! is called once a round walks the raw words. Invariant: bits past the length are zero, so that
+//! word-wise counting and walking need no special case at the end.
+
+use bitvec::prelude::{BitVec, Lsb0};
+
+use crate::units::{PageIndex, PageRun};
+
+/// An owned set of pages with a fixed length.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct DenseBitmap {
+    bits: BitVec<u64, Lsb0>,
+}
+
+/// Two bitmaps of different length met. Rule R2: that is an error, never a truncation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("A bitmap of {theirs} pages was combined with one of {ours} pages")]
+#[non_exhaustive]
+pub struct LengthMismatch {
+    /// Pages of the bitmap that was written to.
+    pub ours: u64,
+    /// Pages of the other one.
+    pub theirs: u64,
+}
+
+impl DenseBitmap {
+    /// An empty set over `pages` pages.
+    #[must_use]
+    pub fn new(pages: u64) -> Self {
+        Self { bits: BitVec::repeat(false, PageIndex::new(pages).as_usize()) }
+    }
+
+    /// The set of all `pages` pages.
+    #[must_use]
+    pub fn full(pages: u64) -> Self {
+        Self { bits: BitVec::repeat(true, PageIndex::new(pages).as_usize()) }.trimmed()
+    }
+
+    /// How many pages the set ranges over.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.bits.len() as u64
+    }
+
+    /// Whether it ranges over no page at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bits.is_empty()
+    }
+
+    /// Whether no page is in the set. Stops at the first page found.
+    #[must_use]
+    pub fn none_set(&self) -> bool {
+        self.words().iter().all(|w| *w == 0)
+    }
+
+    /// The raw words; bits past the length are zero.
+    #[must_use]
+    pub fn words(&self) -> &[u64] {
+        self.bits.as_raw_slice()
+    }
+
+    /// Adds the pages of a whole word, `word` being that of pages `64 * index ..`. Bits past the
+    /// length are dropped.
+    ///
+    /// # Panics
+    /// If `index` lies past the last word.
+    pub fn or_word(&mut self, index: usize, word: u64) {
+        let tail = self.tail_mask(index);
+        self.bits.as_raw_mut_slice()[index] |= word & tail;
+    }
+
+    /// Adds a page. A page past the end is a bug of the caller: it panics in every build.
+    pub fn set(&mut self, page: PageIndex) {
+        self.bits.set(page.as_usize(), true);
+    }
+
+    /// Removes a page. Panics past the end.
+    pub fn clear(&mut self, page: PageIndex) {
+        self.bits.set(page.as_usize(), false);
+    }
+
+    /// Whether the page is in the set; `false` past the end.
+    #[must_use]
+    pub fn contains(&self, page: PageIndex) -> bool {
+        self.bits.get(page.as_usize()).is_some_and(|bit| *bit)
+    }
+
+    /// Adds every page of a run, whole words at a time. Panics past the end.
+    pub fn set_run(&mut self, run: PageRun) {
+        self.edit_run(run, |word, mask| *word |= mask);
+    }
+
+    /// Removes every page of a run, whole words at a time. Panics past the end.
+    pub fn clear_run(&mut self, run: PageRun) {
+        self.edit_run(run, |word, mask| *word &= !mask);
+    }
+
+    /// Removes every page.
+    pub fn clear_all(&mut self) {
+        self.bits.as_raw_mut_slice().fill(0);
+    }
+
+    /// Adds every page of `other`.
+    ///
+    /// # Errors
+    /// [`LengthMismatch`] if the lengths differ; nothing was changed then.
+    pub fn or_with(&mut self, other: &Self) -> Result<(), LengthMismatch> {
+        self.combine(other, |ours, theirs| *ours |= theirs)
+    }
+
+    /// Removes every page of `other`.
+    ///
+    /// # Errors
+    /// [`LengthMismatch`] if the lengths differ; nothing was changed then.
+    pub fn and_not(&mut self, other: &Self) -> Result<(), LengthMismatch> {
+        self.combine(other, |ours, theirs| *ours &= !theirs)
+    }
+
+    /// Keeps only pages that are also in `other`.
+    ///
+    /// # Errors
+    /// [`LengthMismatch`] if the lengths differ; nothing was changed then.
+    pub fn and_with(&mut self, other: &Self) -> Result<(), LengthMismatch> {
+        self.combine(other, |ours, theirs| *ours &= theirs)
+    }
+
+    /// How many pages are in the set.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.words().iter().map(|w| u64::from(w.count_ones())).sum()
+    }
+
+    /// How many pages of `run` are in the set.
+    #[must_use]
+    pub fn count_run(&self, run: PageRun) -> u64 {
+        let mut pages = 0;
+        for_words(run, |index, mask| {
+            pages += u64::from((self.words()[index] & mask).count_ones());
+        });
+        pages
+    }
+
+    /// The first run of set pages at or after `from`, cut at `limit` pages; `None` if there is no
+    /// set page left.
+    #[must_use]
+    pub fn next_run(&self, from: PageIndex, limit: u64) -> Option<PageRun> {
+        let start = self.next_set(from)?;
+        let end = self.next_clear(start, limit);
+        Some(PageRun::from_range(start.get()..end))
+    }
+
+    /// All runs of set pages in ascending order, each as long as it can be.
+    #[must_use]
+    pub fn runs(&self) -> Runs<'_> {
+        Runs { set: self, at: PageIndex::new(0) }
+    }
+
+    /// The first set page at or after `from`.
+    #[must_use]
+    pub fn next_set(&self, from: PageIndex) -> Option<PageIndex> {
+        let words = self.words();
+        let mut index = from.as_usize() / 64;
+        let mut word = *words.get(index)? & (u64::MAX << (from.get() % 64));
+        while word == 0 {
+            index += 1;
+            word = *words.get(index)?;
+        }
+        Some(PageIndex::new(index as u64 * 64 + u64::from(word.trailing_zeros())))
+    }
+
+    /// The first clear page after `start` (which is set), at most `start + limit` and the length.
+    fn next_clear(&self, start: PageIndex, limit: u64) -> u64 {
+        let words = self.words();
+        let bound = start.get().saturating_add(limit.max(1)).min(self.len());
+        let mut index = start.as_usize() / 64;
+        let mut clear = !words[index] & (u64::MAX << (start.get() % 64));
+        while clear == 0 {
+            index += 1;
+            if index == words.len() || index as u64 * 64 >= bound {
+                return bound;
+            }
+            clear = !words[index];
+        }
+        (index as u64 * 64 + u64::from(clear.trailing_zeros())).min(bound)
+    }
+
+    fn combine(&mut self, other: &Self, op: impl Fn(&mut u64, u64)) -> Result<(), LengthMismatch> {
+        if self.len() != other.len() {
+            return Err(LengthMismatch { ours: self.len(), theirs: other.len() });
+        }
+        for (ours, theirs) in self.bits.as_raw_mut_slice().iter_mut().zip(other.words()) {
+            op(ours, *theirs);
+        }
+        Ok(())
+    }
+
+    fn edit_run(&mut self, run: PageRun, op: impl Fn(&mut u64, u64)) {
+        assert!(run.end().get() <= self.len(), "{run} in a bitmap of {} pages", self.len());
+        let words = self.bits.as_raw_mut_slice();
+        for_words(run, |index, mask| op(&mut words[index], mask));
+    }
+
+    fn tail_mask(&self, index: usize) -> u64 {
+        let rest = self.len() - (index as u64 * 64).min(self.len());
+        if rest >= 64 { u64::MAX } else { (1 << rest) - 1 }
+    }
+
+    /// Restores the invariant after an operation that fills whole words.
+    fn trimmed(mut self) -> Self {
+        if let Some(last) = self.words().len().checked_sub(1) {
+            let tail = self.tail_mask(last);
+            self.bits.as_raw_mut_slice()[last] &= tail;
+        }
+        self
+    }
+}
+
+/// Calls `visit` with each word index that `run` touches and the mask of its bits there.
+fn for_words(run: PageRun, mut visit: impl FnMut(usize, u64)) {
+    let (mut at, end) = (run.start().get(), run.end().get());
+    while at < end {
+        let low = at % 64;
+        let taken = (64 - low).min(end - at);
+        let mask = if taken == 64 { u64::MAX } else { ((1 << taken) - 1) << low };
+        visit(PageIndex::new(at / 64).as_usize(), mask);
+        at += taken;
+    }
+}
+
+impl std::fmt::Debug for DenseBitmap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DenseBitmap({} of {} pages", self.count(), self.len())?;
+        for run in self.runs().take(8) {
+            write!(f, ", {}..{}", run.start().get(), run.end().get())?;
+        }
+        write!(f, ")")
+    }
+}
+
+/// Iterator over the runs of a [`DenseBitmap`].
+#[derive(Clone, Debug)]
+pub struct Runs<'a> {
+    set: &'a DenseBitmap,
+    at: PageIndex,
+}
+
+impl Iterator for Runs<'_> {
+    type Item = PageRun;
+
+    fn next(&mut self) -> Option<PageRun> {
+        let run = self.set.next_run(self.at, u64::MAX)?;
+        self.at = run.end();
+        Some(run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn set_of(len: u64, pages: &BTreeSet<u64>) -> DenseBitmap {
+        let mut set = DenseBitmap::new(len);
+        for page in pages {
+            set.set(PageIndex::new(*page));
+        }
+        set
+    }
+
+    fn members(set: &DenseBitmap) -> BTreeSet<u64> {
+        set.runs().flat_map(|r| r.iter().map(PageIndex::get).collect::<Vec<_>>()).collect()
+    }
+
+    #[test]
+    fn lengths_must_agree() {
+        let (mut a, b) = (DenseBitmap::new(64), DenseBitmap::full(65));
+        assert_eq!(a.or_with(&b), Err(LengthMismatch { ours: 64, theirs: 65 }));
+        assert!(a.none_set());
+    }
+
+    #[test]
+    fn nothing_is_set_past_the_end() {
+        for len in [0, 1, 63, 64, 65, 127, 128, 200] {
+            let mut set = DenseBitmap::full(len);
+            assert_eq!(set.count(), len);
+            if len > 0 {
+                set.or_word(PageIndex::new((len - 1) / 64).as_usize(), u64::MAX);
+                assert_eq!(set.count(), len);
+                assert!(set.contains(PageIndex::new(len - 1)));
+            }
+            assert!(!set.contains(PageIndex::new(len)));
+        }
+    }
+
+    proptest! {
+        /// Every operation agrees with a set of numbers.
+        #[test]
+        fn behaves_like_a_set(
+            len in 1u64..400,
+            a in prop::collection::btree_set(0u64..400, 0..200),
+            b in prop::collection::btree_set(0u64..400, 0..200),
+            from in 0u64..400,
+            pages in 0u64..400,
+        ) {
+            let a: BTreeSet<u64> = a.into_iter().filter(|p| *p < len).collect();
+            let b: BTreeSet<u64> = b.into_iter().filter(|p| *p < len).collect();
+            let from = from.min(len);
+            let run = PageRun::from_range(from..(from + pages).min(len));
+            let (set, other) = (set_of(len, &a), set_of(len, &b));
+            prop_assert_eq!(set.count(), a.len() as u64);
+            prop_assert_eq!(set.count_run(run),
+                a.range(run.start().get()..run.end().get()).count() as u64);
+            prop_assert_eq!(set.next_set(PageIndex::new(from)).map(PageIndex::get),
+                a.range(from..).next().copied());
+            let with = |op: &dyn Fn(&mut DenseBitmap)| { let mut s = set.clone(); op(&mut s); members(&s) };
+            prop_assert_eq!(with(&|s| s.or_with(&other).unwrap()), a.union(&b).copied().collect());
+            prop_assert_eq!(with(&|s| s.and_not(&other).unwrap()), a.difference(&b).copied().collect());
+            prop_assert_eq!(with(&|s| s.and_with(&other).unwrap()), a.intersection(&b).copied().collect());
+            let range: BTreeSet<u64> = (run.start().get()..run.end().get()).collect();
+            prop_assert_eq!(with(&|s| s.set_run(run)), a.union(&range).copied().collect());
+            prop_assert_eq!(with(&|s| s.clear_run(run)), a.difference(&range).copied().collect());
+            for r in set.runs() {
+                prop_assert!(!r.is_empty());
+                prop_assert!(!set.contains(r.end()), "runs are as long as they can be");
+            }
+            if let Some(r) = set.next_run(PageIndex::new(from), 3) {
+                prop_assert!(r.pages() >= 1 && r.pages() <= 3);
+            }
+        }
+    }
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Sets of pages, one bit each.
+//!
+//! - [`DenseBitmap`]: owned by one side of one thread; the ledger, harvests, the wire.
+//! - `AtomicBitmap` (module `atomic`): shared by many writers and one harvester.
+//! - runs: walking the set bits word by word as [`PageRun`](crate::units::PageRun)s.
+
+mod dense;
+
+pub use dense::{DenseBitmap, LengthMismatch, Runs};

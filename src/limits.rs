@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Every bound on every loop, queue, allocation and peer-sent number, in one place.
+//!
+//! Rule R6: nothing that a peer says sizes an allocation or a loop before it was compared with a
+//! number from this file or with the region table. The relations between the numbers are checked
+//! when the crate is compiled.
+
+use std::time::Duration;
+
+/// Most connections of one migration.
+pub const CHANNELS_MAX: u8 = 64;
+/// Most memory regions of one guest (KVM's memory slots: 509 and more; QEMU uses a dozen).
+pub const REGIONS_MAX: usize = 1024;
+/// Most pages of one guest: 16 TiB of 4 KiB pages.
+pub const PAGES_MAX: u64 = 1 << 32;
+
+/// Most pages in one page frame.
+pub const FRAME_PAGES_MAX: u32 = 256;
+/// Most entries (runs or single pages) in one page frame: at worst one a page.
+pub const FRAME_ENTRIES_MAX: u32 = FRAME_PAGES_MAX;
+/// Most bytes of one frame's body, of any kind.
+pub const FRAME_BODY_MAX: u32 = 4 << 20;
+/// Largest page that travels in a page frame, in bytes.
+pub const FRAME_PAGE_BYTES_MAX: u32 = 2 << 20;
+/// Most raw page bytes in one page frame; decides how many pages of a given size fit.
+pub const FRAME_PAGE_PAYLOAD_MAX: u32 = 2 << 20;
+/// Most runs in one announcement of populated pages.
+pub const ANNOUNCE_RUNS_MAX: u32 = 4096;
+/// Most announcements of one migration; past it the source stops announcing (it is only a hint).
+pub const ANNOUNCES_MAX: u32 = 1024;
+
+/// Most bytes of vCPU and device state.
+pub const STATE_BYTES_MAX: u64 = 256 << 20;
+/// Most bytes of state in one frame.
+pub const STATE_CHUNK_MAX: u32 = 1 << 20;
+/// Most bytes of a reason that one side tells the other.
+pub const REASON_BYTES_MAX: usize = 1024;
+
+/// Most rounds of one migration, whatever the policy says.
+pub const ROUNDS_MAX: u32 = 1_000_000;
+/// Most round reports that a report keeps; the oldest live ones are folded into one past it.
+pub const ROUND_REPORTS_MAX: usize = 10_000;
+/// Most decisions that a report keeps.
+pub const DECISIONS_MAX: usize = 10_000;
+
+/// Connections that have not yet said what they are, at a listening destination.
+pub const PENDING_CONNECTIONS_MAX: usize = 128;
+/// How long a connection may take to say what it is.
+pub const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pages that one peek at the dirty record looks ahead (legacy Xen looked ahead 1024).
+pub const PEEK_WINDOW_PAGES: u64 = 4096;
+/// Batches queued on one channel ahead of the one that is being sent.
+pub const CHANNEL_QUEUE_BATCHES: usize = 2;
+/// Outcomes of past migrations that a destination remembers without a journal.
+pub const OUTCOMES_REMEMBERED: usize = 1024;
+
+const _: () = assert!(FRAME_PAGE_PAYLOAD_MAX >= FRAME_PAGE_BYTES_MAX);
+const _: () = assert!(FRAME_BODY_MAX >= 2 * FRAME_PAGE_PAYLOAD_MAX, "worst case: raw plus table");
+const _: () = assert!(STATE_CHUNK_MAX < FRAME_BODY_MAX);
+const _: () = assert!(STATE_BYTES_MAX % STATE_CHUNK_MAX as u64 == 0);
+const _: () = assert!(PENDING_CONNECTIONS_MAX > CHANNELS_MAX as usize);
+const _: () = assert!(PEEK_WINDOW_PAGES >= FRAME_PAGES_MAX as u64);

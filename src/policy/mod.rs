@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! When to stop the rounds and pause the guest. One file per heuristic.
+//!
+//! A policy is a pure state machine over [`Observation`]s: same inputs, same verdicts, so that a
+//! run replays bit for bit and any number of policies can be judged in the shadow of the one that
+//! acts ([`StopPolicy::fork`]). It never reads a clock.
+//!
+//! When it is asked ([`Moment`]):
+//! 1. [`Moment::Harvested`]: the dirty record was just harvested; `residual_pages` is exact. The
+//!    first such moment is round 0, before anything was sent: the residual is every populated
+//!    page.
+//! 2. [`Moment::Cadence`]: every 10 ms while a round is being sent; `residual_pages` is what is
+//!    left of the last harvest, without what the guest wrote since.
+//! 3. [`Moment::Sent`]: the round was sent and acknowledged; `residual_pages` is 0 (or what was
+//!    skipped), because the next harvest has not happened yet.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Throttle, Tick};
+
+/// At which point of a round a policy is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Moment {
+    /// A harvest has just happened; the residual is exact.
+    #[default]
+    Harvested,
+    /// Some time within the sending of a round.
+    Cadence,
+    /// All of the round was sent and acknowledged.
+    Sent,
+}
+
+/// What a policy sees. Shares and rates are absent (`None`) until there is something to measure.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Observation {
+    /// At which point of the round.
+    pub moment: Moment,
+    /// Now.
+    pub now: Tick,
+    /// Time since the first page could have been sent.
+    pub elapsed: Duration,
+    /// Rounds that were sent completely. 0 before the first.
+    pub rounds_sent: u32,
+    /// Pages of the guest, populated or not.
+    pub total_pages: u64,
+    /// Pages that were populated when the first round began.
+    pub populated_pages: u64,
+    /// Bytes of one page.
+    pub page_bytes: u64,
+    /// Pages still owed to the destination, as far as is known at this moment.
+    pub residual_pages: u64,
+    /// What the residual is expected to weigh on the wire, from the bytes per page seen so far.
+    pub residual_wire_bytes: u64,
+    /// Pages that the last harvest reported (inflow of the last round). `None` before round 1.
+    pub harvested_pages: Option<u64>,
+    /// Distinct pages dirtied per second over the last harvest interval.
+    pub dirty_pages_per_s: Option<f64>,
+    /// Pages sent in the last complete round.
+    pub round_sent_pages: u64,
+    /// Pages left out of the last complete round because they were dirty again already.
+    pub round_skipped_pages: u64,
+    /// Time from the first page of the last complete round to its acknowledgement.
+    pub round_duration: Duration,
+    /// Pages sent since the start.
+    pub sent_pages: u64,
+    /// Bytes handed to the channels since the start, headers included.
+    pub sent_wire_bytes: u64,
+    /// Delivered bandwidth over the last complete round, from acknowledged bytes.
+    pub round_bandwidth_bytes_per_s: Option<f64>,
+    /// Delivered bandwidth, smoothed over rounds (weight 0.4 for the newest, as KubeVirt does).
+    pub smooth_bandwidth_bytes_per_s: Option<f64>,
+    /// What a switchover costs apart from the residual: pause, final harvest, state, two one-way
+    /// trips, resume; measured as far as possible and declared otherwise.
+    pub fixed_switchover_cost: Duration,
+    /// The downtime that the user allows.
+    pub downtime_limit: Duration,
+    /// Throttle in force.
+    pub throttle: Throttle,
+    /// Requests that the guest is working on, if it says so.
+    pub requests_in_flight: Option<u32>,
+}
+
+impl Observation {
+    /// Time to send the residual at the given bandwidth, without the fixed cost. `None` without
+    /// a bandwidth.
+    #[must_use]
+    pub fn residual_time(&self, bandwidth_bytes_per_s: Option<f64>) -> Option<Duration> {
+        let bandwidth = bandwidth_bytes_per_s.filter(|b| *b > 0.0)?;
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        Duration::try_from_secs_f64(self.residual_wire_bytes as f64 / bandwidth).ok()
+    }
+
+    /// Expected downtime if the guest were paused now: fixed cost plus the residual at the last
+    /// round's bandwidth.
+    #[must_use]
+    pub fn expected_downtime(&self) -> Option<Duration> {
+        Some(self.residual_time(self.round_bandwidth_bytes_per_s)? + self.fixed_switchover_cost)
+    }
+}
+
+/// What a policy wants, with its reason in words for the log.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verdict")]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Go on sending.
+    Continue {
+        /// Throttle from now on.
+        throttle: Throttle,
+        /// Why.
+        reason: String,
+    },
+    /// End this round early and harvest now, because an exact residual may allow a stop. Only
+    /// meaningful at [`Moment::Cadence`]; elsewhere the same as `Continue`.
+    Harvest {
+        /// Why.
+        reason: String,
+    },
+    /// Pause the guest now and send the residual.
+    StopAndCopy {
+        /// Why.
+        reason: String,
+    },
+    /// Give the migration up; the guest goes on at the source.
+    GiveUp {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Verdict {
+    /// Go on, unthrottled.
+    #[must_use]
+    pub fn go_on(reason: impl Into<String>) -> Self {
+        Self::Continue { throttle: Throttle::NONE, reason: reason.into() }
+    }
+
+    /// Pause now.
+    #[must_use]
+    pub fn stop(reason: impl Into<String>) -> Self {
+        Self::StopAndCopy { reason: reason.into() }
+    }
+
+    /// Give up.
+    #[must_use]
+    pub fn give_up(reason: impl Into<String>) -> Self {
+        Self::GiveUp { reason: reason.into() }
+    }
+
+    /// The reason in words.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Continue { reason, .. }
+            | Self::Harvest { reason }
+            | Self::StopAndCopy { reason }
+            | Self::GiveUp { reason } => reason,
+        }
+    }
+
+    /// The verdict in one word: `continue`, `harvest`, `stop_and_copy`, `give_up`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Continue { .. } => "continue",
+            Self::Harvest { .. } => "harvest",
+            Self::StopAndCopy { .. } => "stop_and_copy",
+            Self::GiveUp { .. } => "give_up",
+        }
+    }
+}
+
+/// Decides when to stop.
+pub trait StopPolicy: Send + std::fmt::Debug {
+    /// The name by which the policy is chosen.
+    fn name(&self) -> &'static str;
+
+    /// Judges what it sees. Pure: no clock, no randomness, no I/O.
+    fn judge(&mut self, seen: &Observation) -> Verdict;
+
+    /// Whether a round leaves out pages that are dirty again already (legacy Xen's peek). Asked
+    /// at the start of each live round.
+    fn skips_redirtied(&self, round: u32) -> bool {
+        let _ = round;
+        false
+    }
+
+    /// A copy in the same state, for shadow runs and exploration.
+    fn fork(&self) -> Box<dyn StopPolicy>;
+}

@@ -1,0 +1,2 @@
+//! The precopy command.
+fn main() {}
