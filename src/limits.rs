@@ -58,6 +58,6 @@ pub const OUTCOMES_REMEMBERED: usize = 1024;
 const _: () = assert!(FRAME_PAGE_PAYLOAD_MAX >= FRAME_PAGE_BYTES_MAX);
 const _: () = assert!(FRAME_BODY_MAX >= 2 * FRAME_PAGE_PAYLOAD_MAX, "worst case: raw plus table");
 const _: () = assert!(STATE_CHUNK_MAX < FRAME_BODY_MAX);
-const _: () = assert!(STATE_BYTES_MAX % STATE_CHUNK_MAX as u64 == 0);
+const _: () = assert!(STATE_BYTES_MAX.is_multiple_of(STATE_CHUNK_MAX as u64));
 const _: () = assert!(PENDING_CONNECTIONS_MAX > CHANNELS_MAX as usize);
 const _: () = assert!(PEEK_WINDOW_PAGES >= FRAME_PAGES_MAX as u64);
