@@ -27,7 +27,7 @@ pub const FRAME_PAGE_PAYLOAD_MAX: u32 = 2 << 20;
 /// Most runs in one announcement of populated pages.
 pub const ANNOUNCE_RUNS_MAX: u32 = 4096;
 /// Most announcements of one migration; past it the source stops announcing (it is only a hint).
-pub const ANNOUNCES_MAX: u32 = 1024;
+pub const ANNOUNCES_MAX: u32 = 64;
 
 /// Most bytes of vCPU and device state.
 pub const STATE_BYTES_MAX: u64 = 256 << 20;

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Which pages the destination does not hold.
+//!
+//! A page is in exactly one of three states as far as the source knows: *owed* (must be sent),
+//! *in flight* (handed to a channel in this round, not acknowledged) or settled. A fourth set
+//! holds what a round leaves out on purpose (dirty again already); it is owed again at the
+//! round's end. Beside these the ledger remembers every page that was harvested in this attempt,
+//! because a failed attempt must give all of them back (R5).
+
+use crate::bitmap::{DenseBitmap, LengthMismatch};
+use crate::units::{PageIndex, PageRun};
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Ledger {
+    owed: DenseBitmap,
+    owed_pages: u64,
+    in_flight: DenseBitmap,
+    in_flight_pages: u64,
+    skipped: DenseBitmap,
+    skipped_pages: u64,
+    harvested: DenseBitmap,
+}
+
+impl Ledger {
+    pub(crate) fn new(pages: u64) -> Self {
+        let empty = DenseBitmap::new(pages);
+        Self {
+            owed: empty.clone(),
+            owed_pages: 0,
+            in_flight: empty.clone(),
+            in_flight_pages: 0,
+            skipped: empty.clone(),
+            skipped_pages: 0,
+            harvested: empty,
+        }
+    }
+
+    /// Pages owed and not yet handed to a channel.
+    pub(crate) fn owed_pages(&self) -> u64 {
+        self.owed_pages + self.skipped_pages
+    }
+
+    pub(crate) fn skipped_pages(&self) -> u64 {
+        self.skipped_pages
+    }
+
+    /// Everything harvested in this attempt.
+    pub(crate) fn harvested(&self) -> &DenseBitmap {
+        &self.harvested
+    }
+
+    /// Owes the populated pages of the first round. They are no harvest: nothing to give back.
+    pub(crate) fn owe_populated(&mut self, set: &DenseBitmap) -> Result<(), LengthMismatch> {
+        self.owed.or_with(set)?;
+        self.owed_pages = self.owed.count();
+        Ok(())
+    }
+
+    /// Owes what a harvest reported.
+    pub(crate) fn owe_harvested(&mut self, set: &DenseBitmap) -> Result<(), LengthMismatch> {
+        self.harvested.or_with(set)?;
+        self.owe_populated(set)
+    }
+
+    /// The runs of owed pages.
+    pub(crate) fn owed(&self) -> &DenseBitmap {
+        &self.owed
+    }
+
+    /// Moves up to `pages_max` owed pages in `window`, in at most `runs_max` runs, to in flight,
+    /// and appends their runs to `into`. Returns where to go on.
+    pub(crate) fn take(
+        &mut self,
+        window: PageRun,
+        pages_max: u64,
+        runs_max: usize,
+        into: &mut Vec<PageRun>,
+    ) -> PageIndex {
+        let (mut at, mut room) = (window.start(), pages_max);
+        while room > 0 && into.len() < runs_max {
+            let Some(run) = self.owed.next_run(at, room).filter(|r| r.start() < window.end())
+            else {
+                return window.end();
+            };
+            let (run, _) = run.split_at(window.end() - run.start());
+            self.owed.clear_run(run);
+            self.in_flight.set_run(run);
+            self.owed_pages -= run.pages();
+            self.in_flight_pages += run.pages();
+            room -= run.pages();
+            at = run.end();
+            into.push(run);
+        }
+        at
+    }
+
+    /// Sets aside the owed pages that are also in `dirty`, until the round ends.
+    pub(crate) fn skip(&mut self, dirty: &DenseBitmap) -> Result<(), LengthMismatch> {
+        let mut again = dirty.clone();
+        again.and_with(&self.owed)?;
+        self.owed.and_not(&again)?;
+        self.skipped.or_with(&again)?;
+        self.owed_pages = self.owed.count();
+        self.skipped_pages = self.skipped.count();
+        Ok(())
+    }
+
+    /// The round was acknowledged: in flight is settled, skipped is owed again.
+    pub(crate) fn settle_round(&mut self) {
+        if self.in_flight_pages > 0 {
+            self.in_flight.clear_all();
+            self.in_flight_pages = 0;
+        }
+        self.unskip();
+    }
+
+    /// The attempt failed: whatever was not acknowledged is owed again.
+    pub(crate) fn take_back(&mut self) {
+        if self.in_flight_pages > 0 {
+            merge(&mut self.owed, &self.in_flight);
+            self.in_flight.clear_all();
+            self.in_flight_pages = 0;
+        }
+        self.unskip();
+        self.owed_pages = self.owed.count();
+    }
+
+    fn unskip(&mut self) {
+        if self.skipped_pages > 0 {
+            merge(&mut self.owed, &self.skipped);
+            self.skipped.clear_all();
+            self.skipped_pages = 0;
+            self.owed_pages = self.owed.count();
+        }
+    }
+}
+
+/// ORs two of the ledger's own sets, which have one length by construction.
+fn merge(into: &mut DenseBitmap, from: &DenseBitmap) {
+    let merged = into.or_with(from);
+    debug_assert!(merged.is_ok(), "the ledger's sets have one length");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn set_of(pages: impl IntoIterator<Item = u64>) -> DenseBitmap {
+        let mut set = DenseBitmap::new(200);
+        pages.into_iter().for_each(|p| set.set(PageIndex::new(p)));
+        set
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Harvest(Vec<u64>),
+        Take(u64, usize),
+        Skip(Vec<u64>),
+        Settle,
+        TakeBack,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let pages = || prop::collection::vec(0u64..200, 0..40);
+        prop_oneof![
+            pages().prop_map(Step::Harvest),
+            (1u64..50, 1usize..8).prop_map(|(p, r)| Step::Take(p, r)),
+            pages().prop_map(Step::Skip),
+            Just(Step::Settle),
+            Just(Step::TakeBack),
+        ]
+    }
+
+    proptest! {
+        /// No page is ever forgotten: owed, in flight and skipped follow a model of three sets.
+        #[test]
+        fn follows_the_model(steps in prop::collection::vec(step(), 0..60)) {
+            let mut ledger = Ledger::new(200);
+            let (mut owed, mut flying, mut skipped, mut ever) =
+                (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+            for step in steps {
+                match step {
+                    Step::Harvest(pages) => {
+                        ledger.owe_harvested(&set_of(pages.clone())).unwrap();
+                        owed.extend(pages.iter().copied());
+                        ever.extend(pages);
+                    }
+                    Step::Take(pages, runs) => {
+                        let mut into = Vec::new();
+                        ledger.take(PageRun::from_range(0..200), pages, runs, &mut into);
+                        prop_assert!(into.len() <= runs);
+                        let taken: Vec<u64> =
+                            into.iter().flat_map(|r| r.iter().map(PageIndex::get)).collect();
+                        prop_assert!(taken.len() as u64 <= pages);
+                        prop_assert!(owed.is_empty() || !taken.is_empty());
+                        for page in taken {
+                            prop_assert!(owed.remove(&page));
+                            flying.insert(page);
+                        }
+                    }
+                    Step::Skip(pages) => {
+                        ledger.skip(&set_of(pages.clone())).unwrap();
+                        for page in pages {
+                            if owed.remove(&page) { skipped.insert(page); }
+                        }
+                    }
+                    Step::Settle => {
+                        ledger.settle_round();
+                        flying.clear();
+                        owed.append(&mut skipped);
+                    }
+                    Step::TakeBack => {
+                        ledger.take_back();
+                        owed.append(&mut flying);
+                        owed.append(&mut skipped);
+                    }
+                }
+                prop_assert_eq!(ledger.owed_pages(), (owed.len() + skipped.len()) as u64);
+                prop_assert_eq!(ledger.owed(), &set_of(owed.iter().copied()));
+                prop_assert_eq!(&ledger.in_flight, &set_of(flying.iter().copied()));
+                prop_assert_eq!(ledger.harvested(), &set_of(ever.iter().copied()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_harvest_is_refused() {
+        let mut ledger = Ledger::new(200);
+        assert!(ledger.owe_harvested(&DenseBitmap::full(199)).is_err());
+    }
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Turns what a source session lives through into observations and round reports.
+
+use std::time::Duration;
+
+use crate::policy::{Moment, Observation};
+use crate::report::{RoundReport, Totals};
+use crate::units::{Throttle, Tick};
+use crate::wire::RoundCounts;
+
+/// Weight of the newest round in the smoothed bandwidth (KubeVirt's stall detector, alpha 0.4).
+const SMOOTHING: f64 = 0.4;
+/// Wire overhead assumed for one page before anything was measured: one frame entry.
+const ENTRY_BYTES: u64 = 24;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Meter {
+    template: Observation,
+    /// When the first page could have been sent.
+    started: Option<Tick>,
+    round: RoundReport,
+    first_batch: Option<Tick>,
+    harvest_at: Tick,
+    harvest_took: Duration,
+    wire_bytes_per_page: Option<u64>,
+    rtt: Option<Duration>,
+    declared_fixed_cost: Duration,
+    totals: Totals,
+}
+
+impl Meter {
+    pub(crate) fn new(
+        total_pages: u64,
+        page_bytes: u64,
+        downtime_limit: Duration,
+        declared_fixed_cost: Duration,
+    ) -> Self {
+        let template =
+            Observation { total_pages, page_bytes, downtime_limit, ..Observation::default() };
+        Self { template, declared_fixed_cost, ..Self::default() }
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// A round trip of a small message; the smallest one counts.
+    pub(crate) fn saw_round_trip(&mut self, took: Duration) {
+        self.rtt = Some(self.rtt.map_or(took, |rtt| rtt.min(took)));
+    }
+
+    pub(crate) fn populated(&mut self, now: Tick, pages: u64) {
+        self.started = Some(now);
+        self.template.populated_pages = pages;
+        self.harvest_at = now;
+        self.open_round(0, now);
+        self.round.harvested_pages = pages;
+    }
+
+    pub(crate) fn open_round(&mut self, round: u32, now: Tick) {
+        self.round = RoundReport { round, started: now, ..RoundReport::default() };
+        self.first_batch = None;
+    }
+
+    /// A harvest that began at `began` reported `pages` pages.
+    pub(crate) fn harvested(&mut self, began: Tick, now: Tick, pages: u64, paused: bool) {
+        if paused {
+            // On top of what a live harvest of the same round reported, and too soon after it to
+            // tell a rate.
+            self.round.paused = true;
+            self.round.harvested_pages += pages;
+            self.round.harvest_duration = now.since(began);
+            return;
+        }
+        let interval = began.since(self.harvest_at).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let rate = (interval > 0.0).then(|| pages as f64 / interval);
+        self.harvest_at = began;
+        self.harvest_took = now.since(began);
+        self.template.harvested_pages = Some(pages);
+        self.template.dirty_pages_per_s = rate;
+        self.round.started = began;
+        self.round.harvested_pages = pages;
+        self.round.harvest_duration = self.harvest_took;
+        self.round.dirty_pages_per_s = rate;
+    }
+
+    pub(crate) fn batch_queued(&mut self, now: Tick) {
+        self.first_batch.get_or_insert(now);
+    }
+
+    pub(crate) fn batch_sent(&mut self, counts: RoundCounts, zero_pages: u64) {
+        self.round.sent_pages += counts.pages;
+        self.round.zero_pages += zero_pages;
+        self.round.wire_bytes += counts.wire_bytes;
+        self.totals.sent_pages += counts.pages;
+        self.totals.zero_pages += zero_pages;
+        self.totals.wire_bytes += counts.wire_bytes;
+    }
+
+    pub(crate) fn skipped(&mut self, pages: u64) {
+        self.round.skipped_pages = pages;
+    }
+
+    pub(crate) fn state_exported(&mut self, bytes: u64) {
+        self.totals.state_bytes = bytes;
+    }
+
+    /// The round arrived completely.
+    pub(crate) fn round_acknowledged(&mut self, now: Tick) {
+        let round = &mut self.round;
+        round.duration = self.first_batch.map_or(Duration::ZERO, |first| now.since(first));
+        self.totals.rounds += 1;
+        self.totals.skipped_pages += round.skipped_pages;
+        let seen = &mut self.template;
+        if let Some(bandwidth) = delivered(round, self.rtt, seen.round_bandwidth_bytes_per_s) {
+            round.bandwidth_bytes_per_s = Some(bandwidth);
+            seen.round_bandwidth_bytes_per_s = Some(bandwidth);
+            seen.smooth_bandwidth_bytes_per_s = Some(
+                seen.smooth_bandwidth_bytes_per_s
+                    .map_or(bandwidth, |old| SMOOTHING * bandwidth + (1.0 - SMOOTHING) * old),
+            );
+        }
+        // Round 0 is full of zero pages and cold text; what gets dirty weighs more.
+        if round.round > 0 && round.sent_pages >= 64 {
+            self.wire_bytes_per_page = Some(round.wire_bytes.div_ceil(round.sent_pages));
+        }
+        seen.rounds_sent += u32::from(!round.paused);
+        seen.round_sent_pages = round.sent_pages;
+        seen.round_skipped_pages = round.skipped_pages;
+        seen.round_duration = round.duration;
+    }
+
+    pub(crate) fn finish(&mut self, duration: Duration) {
+        self.totals.duration = duration;
+        let seconds = duration.as_secs_f64();
+        if seconds > 0.0 {
+            #[expect(clippy::cast_precision_loss, reason = "a rate")]
+            let bandwidth = self.totals.wire_bytes as f64 / seconds;
+            self.totals.bandwidth_bytes_per_s = bandwidth;
+        }
+    }
+
+    /// Notes the verdict on the round in progress.
+    pub(crate) fn judged(&mut self, seen: &Observation, word: &str, reason: &str) {
+        if seen.moment == Moment::Harvested {
+            self.round.expected_downtime = seen.expected_downtime();
+        }
+        word.clone_into(&mut self.round.verdict);
+        reason.clone_into(&mut self.round.reason);
+    }
+
+    pub(crate) fn round(&self) -> &RoundReport {
+        &self.round
+    }
+
+    pub(crate) fn observe(
+        &self,
+        now: Tick,
+        moment: Moment,
+        residual_pages: u64,
+        throttle: Throttle,
+        requests_in_flight: Option<u32>,
+    ) -> Observation {
+        let per_page = self.wire_bytes_per_page.unwrap_or(self.template.page_bytes + ENTRY_BYTES);
+        let round_trips = self.rtt.unwrap_or_default() * 3 / 2;
+        Observation {
+            moment,
+            now,
+            elapsed: self.started.map_or(Duration::ZERO, |t| now.since(t)),
+            residual_pages,
+            residual_wire_bytes: residual_pages * per_page,
+            sent_pages: self.totals.sent_pages,
+            sent_wire_bytes: self.totals.wire_bytes,
+            fixed_switchover_cost: self.declared_fixed_cost + self.harvest_took + round_trips,
+            throttle,
+            requests_in_flight,
+            ..self.template.clone()
+        }
+    }
+}
+
+/// Delivered bandwidth of a round in bytes per second. The acknowledgement's trip is taken off;
+/// a round too short to tell from a round trip says nothing if an earlier one did.
+fn delivered(round: &RoundReport, rtt: Option<Duration>, earlier: Option<f64>) -> Option<f64> {
+    let rtt = rtt.unwrap_or_default();
+    let short = round.duration <= 2 * rtt;
+    if round.wire_bytes == 0 || round.duration.is_zero() || (short && earlier.is_some()) {
+        return None;
+    }
+    let time = if short { round.duration } else { round.duration - rtt };
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    Some(round.wire_bytes as f64 / time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Tick {
+        Tick::ZERO + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn rates_come_from_acknowledged_bytes() {
+        let mut meter = Meter::new(1000, 4096, Duration::from_millis(300), Duration::ZERO);
+        meter.saw_round_trip(Duration::from_millis(4));
+        meter.saw_round_trip(Duration::from_millis(2));
+        meter.populated(ms(0), 1000);
+        meter.batch_queued(ms(0));
+        meter.batch_sent(RoundCounts { frames: 1, pages: 1000, wire_bytes: 1_000_000 }, 10);
+        meter.round_acknowledged(ms(102));
+        let seen = meter.observe(ms(102), Moment::Sent, 0, Throttle::NONE, None);
+        assert_eq!(seen.round_bandwidth_bytes_per_s, Some(10_000_000.0));
+        assert_eq!(seen.rounds_sent, 1);
+        assert_eq!(seen.fixed_switchover_cost, Duration::from_millis(3));
+        meter.open_round(1, ms(102));
+        meter.harvested(ms(200), ms(201), 100, false);
+        let seen = meter.observe(ms(201), Moment::Harvested, 100, Throttle::NONE, None);
+        assert_eq!(seen.dirty_pages_per_s, Some(500.0));
+        assert_eq!(seen.residual_wire_bytes, 100 * (4096 + 24));
+    }
+
+    #[test]
+    fn a_round_shorter_than_a_round_trip_says_nothing_new() {
+        let round = RoundReport {
+            wire_bytes: 4096,
+            duration: Duration::from_millis(1),
+            ..RoundReport::default()
+        };
+        assert_eq!(delivered(&round, Some(Duration::from_millis(1)), Some(5.0)), None);
+        assert!(delivered(&round, Some(Duration::from_millis(1)), None).is_some());
+    }
+}

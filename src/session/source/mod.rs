@@ -1,0 +1,582 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The source of a migration.
+//!
+//! The driver's loop: hand in what happened ([`SourceSession::handle`]), then take and carry out
+//! [`SourceSession::poll_action`] until there is none, then wait for the next input or until
+//! [`SourceSession::poll_timeout`]. Actions on one channel go out in the order in which they were
+//! taken. `SendBatch`, `OpenChannels`, `ComputeDigest` and `Ask` are answered some time later;
+//! every other action that is answered at all is carried out on the spot, and its answer is the
+//! next input. After [`SourceAction::Finish`] nothing more comes.
+//!
+//! The point of no return (R4) is the moment in which the action that sends Commit is *taken*:
+//! from then on the session never asks for a resume unless the destination explicitly refused.
+
+mod ending;
+mod negotiate;
+mod rounds;
+mod switchover;
+
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::bitmap::DenseBitmap;
+use crate::policy::StopPolicy;
+use crate::report::{Decision, Outcome, RoundReport, Totals};
+use crate::session::SourceConfig;
+use crate::session::ledger::Ledger;
+use crate::session::meter::Meter;
+use crate::units::{ChannelId, PageIndex, PageRun, Throttle, Tick};
+use crate::wire::{AbortCode, Capabilities, Digest, Fate, Message, RoundCounts};
+
+/// Where a source session stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SourcePhase {
+    /// Hello is out; waiting for Accept.
+    Negotiating,
+    /// Opening channels; waiting for all of them and for the destination's memory.
+    Attaching,
+    /// Starting dirty tracking.
+    Arming,
+    /// Listing populated pages.
+    Scanning,
+    /// Sending a round while the guest runs.
+    Round,
+    /// Everything of the round is out; waiting for its acknowledgement.
+    AwaitingAck,
+    /// Taking the dirty record.
+    Harvesting,
+    /// Stopping the guest.
+    Pausing,
+    /// Taking the dirty record for the last time.
+    FinalHarvest,
+    /// Sending the residual and the state while the guest is paused.
+    FinalRound,
+    /// All is out; waiting for Ready (and for this side's digest).
+    Preparing,
+    /// Commit was tried; waiting for Committed.
+    Committing,
+    /// The answer to Commit is missing; asking the destination.
+    Asking,
+    /// It is over.
+    Ended,
+}
+
+/// Pages for one frame on one channel, in ascending runs.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub struct Batch {
+    /// Where they go.
+    pub channel: ChannelId,
+    /// The round that they belong to.
+    pub round: u32,
+    /// Their runs, ascending and disjoint.
+    pub runs: Vec<PageRun>,
+}
+
+impl Batch {
+    /// Pages in the batch.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.runs.iter().map(|r| r.pages()).sum()
+    }
+}
+
+/// What the driver shall do.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum SourceAction {
+    /// Send a message on a channel, after everything taken for that channel before.
+    Send {
+        /// The channel.
+        channel: ChannelId,
+        /// The message.
+        message: Message,
+    },
+    /// Open channels 1 to `channels - 1`, each beginning with Attach; then `ChannelsOpen`.
+    OpenChannels {
+        /// Channels in all, channel 0 included.
+        channels: u8,
+    },
+    /// Start dirty tracking; then `Armed`.
+    Arm,
+    /// List populated pages; then `Populated`.
+    ScanPopulated,
+    /// Take the dirty record; then `Harvested`.
+    Harvest {
+        /// The guest is paused and this is the last one.
+        last: bool,
+    },
+    /// Look at the dirty record of these pages without clearing it; then `Peeked`.
+    Peek {
+        /// The pages.
+        window: PageRun,
+    },
+    /// Re-arm (two-phase trackers), read, encode and send these pages; then `BatchSent`.
+    SendBatch(Batch),
+    /// Slow the guest, or let go of it.
+    SetThrottle(Throttle),
+    /// Pause the guest; then `Paused`.
+    Pause,
+    /// Export its state; then `StateExported`.
+    ExportState,
+    /// Compute a digest of all memory; then `Digested`.
+    ComputeDigest,
+    /// Let the guest run again. The session has proof that the destination does not and will not.
+    Resume,
+    /// Put [`SourceSession::harvested_pages`] back into the tracker (R5).
+    Restore,
+    /// Stop dirty tracking.
+    Disarm,
+    /// Ask the destination on a fresh connection what became of this migration; then `Answered`.
+    Ask,
+    /// The session is over; its reports are complete.
+    Finish(Outcome),
+}
+
+/// What happened to the driver.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SourceInput<'a> {
+    /// A message came from the destination on channel 0.
+    Message(Message),
+    /// Channels 1 and up are connected and attached.
+    ChannelsOpen,
+    /// A connection broke or brought something that is no frame.
+    ChannelLost {
+        /// Which.
+        channel: ChannelId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Tracking runs.
+    Armed,
+    /// The populated pages.
+    Populated(&'a DenseBitmap),
+    /// The pages that a harvest reported.
+    Harvested {
+        /// They.
+        set: &'a DenseBitmap,
+        /// When the harvest was begun.
+        began: Tick,
+    },
+    /// What a peek saw; `None` if the tracker cannot look without clearing.
+    Peeked(Option<&'a DenseBitmap>),
+    /// A batch was handed to the transport.
+    BatchSent {
+        /// Its channel.
+        channel: ChannelId,
+        /// Its frame.
+        counts: RoundCounts,
+        /// Zero pages among its pages.
+        zero_pages: u64,
+    },
+    /// The guest stands still.
+    Paused {
+        /// Whether it was running when it was told to pause.
+        was_running: bool,
+    },
+    /// Its state.
+    StateExported(Bytes),
+    /// The digest of all memory.
+    Digested(Digest),
+    /// An answer to `Ask`; `None` if nobody answered.
+    Answered(Option<Fate>),
+    /// An action could not be carried out.
+    Failed {
+        /// Why, in words.
+        reason: String,
+    },
+    /// The user wants to stop.
+    Cancel,
+    /// The guest's count of requests in flight, for policies.
+    RequestsInFlight(Option<u32>),
+}
+
+/// What a driver may want to show.
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// A phase began (and the one before it ended).
+    Phase {
+        /// When.
+        at: Tick,
+        /// Which.
+        phase: SourcePhase,
+    },
+    /// A decision was taken.
+    Judged(Box<Decision>),
+    /// A round is complete.
+    RoundDone(RoundReport),
+    /// A cancel came too late: Commit had been tried.
+    CancelTooLate {
+        /// When.
+        at: Tick,
+    },
+    /// Resuming, restoring or disarming failed after the outcome was decided.
+    CleanupFailed {
+        /// Why, in words.
+        reason: String,
+    },
+    /// It is over.
+    Ended {
+        /// When.
+        at: Tick,
+        /// How.
+        outcome: Outcome,
+        /// Why, if it did not hand over.
+        failure: Option<String>,
+    },
+}
+
+#[derive(Clone, Hash, Debug, Default)]
+struct Lane {
+    queued: usize,
+    counts: RoundCounts,
+    ended: bool,
+}
+
+/// Why and how an attempt is given up.
+#[derive(Clone, Hash, Debug)]
+struct Failure {
+    reason: String,
+}
+
+/// The source of one migration attempt.
+#[derive(Debug)]
+pub struct SourceSession {
+    config: SourceConfig,
+    policy: Box<dyn StopPolicy>,
+    phase: SourcePhase,
+    actions: VecDeque<SourceAction>,
+    events: VecDeque<SessionEvent>,
+    ledger: Ledger,
+    meter: Meter,
+    // negotiation
+    capabilities: Capabilities,
+    channels_open: bool,
+    channels_ready: bool,
+    armed: bool,
+    // rounds
+    round: u32,
+    lanes: Vec<Lane>,
+    cursor: PageIndex,
+    skipping: bool,
+    peek_pending: bool,
+    peeked_to: PageIndex,
+    /// No further batches in this round.
+    cut: bool,
+    /// Stop as soon as the round is acknowledged.
+    stop_at_ack: bool,
+    throttle: Throttle,
+    requests_in_flight: Option<u32>,
+    // switchover
+    paused: bool,
+    was_running: bool,
+    state: Option<Bytes>,
+    prepared: bool,
+    digest: Option<Digest>,
+    ready: Option<Option<Digest>>,
+    // time
+    phase_began: Tick,
+    started: Tick,
+    progress_at: Tick,
+    cadence_at: Option<Tick>,
+    ping_at: Option<Tick>,
+    ping_sent: Option<(u64, Tick)>,
+    pings: u64,
+    ask_at: Option<Tick>,
+    asking: bool,
+    // end
+    failure: Option<Failure>,
+    outcome: Option<Outcome>,
+}
+
+impl SourceSession {
+    /// Begins an attempt: the first action sends Hello on channel 0, which the driver has opened.
+    #[must_use]
+    pub fn new(now: Tick, config: SourceConfig, policy: Box<dyn StopPolicy>) -> Self {
+        let pages = config.regions.pages();
+        let meter = Meter::new(
+            pages,
+            u64::from(config.regions.page_size().bytes_u32()),
+            config.downtime_limit,
+            config.declared_fixed_cost,
+        );
+        let mut session = Self {
+            policy,
+            phase: SourcePhase::Negotiating,
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+            ledger: Ledger::new(pages),
+            meter,
+            capabilities: Capabilities::NONE,
+            channels_open: false,
+            channels_ready: false,
+            armed: false,
+            round: 0,
+            lanes: Vec::new(),
+            cursor: PageIndex::new(0),
+            skipping: false,
+            peek_pending: false,
+            peeked_to: PageIndex::new(0),
+            cut: false,
+            stop_at_ack: false,
+            throttle: Throttle::NONE,
+            requests_in_flight: None,
+            paused: false,
+            was_running: true,
+            state: None,
+            prepared: false,
+            digest: None,
+            ready: None,
+            phase_began: now,
+            started: now,
+            progress_at: now,
+            cadence_at: None,
+            ping_at: Some(now + config.ping_interval),
+            ping_sent: None,
+            pings: 0,
+            ask_at: None,
+            asking: false,
+            failure: None,
+            outcome: None,
+            config,
+        };
+        session.say_hello(now);
+        session
+    }
+
+    /// The next thing to do; `None` if there is nothing until the next input or timeout.
+    pub fn poll_action(&mut self, now: Tick) -> Option<SourceAction> {
+        if self.actions.is_empty() {
+            self.plan_batches(now);
+        }
+        self.actions.pop_front()
+    }
+
+    /// The next event for whoever watches.
+    pub fn poll_event(&mut self) -> Option<SessionEvent> {
+        self.events.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        if self.phase == SourcePhase::Ended {
+            return None;
+        }
+        [self.deadline(), self.cadence_at, self.ping_at, self.ask_at].into_iter().flatten().min()
+    }
+
+    /// Time has come to one of the points of [`poll_timeout`](Self::poll_timeout).
+    pub fn handle_timeout(&mut self, now: Tick) {
+        if self.phase == SourcePhase::Ended {
+            return;
+        }
+        if self.deadline().is_some_and(|d| d <= now) {
+            self.deadline_passed(now);
+            return;
+        }
+        if self.ask_at.is_some_and(|t| t <= now) {
+            self.ask(now);
+        }
+        if self.cadence_at.is_some_and(|t| t <= now) {
+            self.cadence_at = Some(now + self.config.cadence);
+            self.judge_cadence(now);
+        }
+        if self.ping_at.is_some_and(|t| t <= now) {
+            self.ping(now);
+        }
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, now: Tick, input: SourceInput<'_>) {
+        if self.phase == SourcePhase::Ended {
+            if let SourceInput::Failed { reason } = input {
+                self.events.push_back(SessionEvent::CleanupFailed { reason });
+            }
+            return;
+        }
+        match input {
+            SourceInput::Message(message) => {
+                self.progress_at = now;
+                self.handle_message(now, message);
+            }
+            SourceInput::ChannelsOpen => self.channels_opened(now),
+            SourceInput::ChannelLost { channel, reason } => self.lost(now, channel, &reason),
+            SourceInput::Armed => self.tracking(now),
+            SourceInput::Populated(set) => self.populated(now, set),
+            SourceInput::Harvested { set, began } => self.harvested(now, began, set),
+            SourceInput::Peeked(set) => self.peeked(now, set),
+            SourceInput::BatchSent { channel, counts, zero_pages } => {
+                self.progress_at = now;
+                self.batch_sent(now, channel, counts, zero_pages);
+            }
+            SourceInput::Paused { was_running } => self.guest_paused(now, was_running),
+            SourceInput::StateExported(state) => self.state_exported(now, state),
+            SourceInput::Digested(digest) => self.digested(now, digest),
+            SourceInput::Answered(fate) => self.answered(now, fate),
+            SourceInput::Failed { reason } => self.action_failed(now, &reason),
+            SourceInput::Cancel => self.cancel(now),
+            SourceInput::RequestsInFlight(requests) => self.requests_in_flight = requests,
+        }
+    }
+
+    /// Where the session stands.
+    #[must_use]
+    pub fn phase(&self) -> SourcePhase {
+        self.phase
+    }
+
+    /// How it ended, once it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.outcome
+    }
+
+    /// Why it did not hand over, in words.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_ref().map(|f| f.reason.as_str())
+    }
+
+    /// Everything harvested in this attempt: what [`SourceAction::Restore`] puts back.
+    #[must_use]
+    pub fn harvested_pages(&self) -> &DenseBitmap {
+        self.ledger.harvested()
+    }
+
+    /// Pages owed to the destination at this moment, in flight not included.
+    #[must_use]
+    pub fn owed_pages(&self) -> u64 {
+        self.ledger.owed_pages()
+    }
+
+    /// The round in progress.
+    #[must_use]
+    pub fn current_round(&self) -> &RoundReport {
+        self.meter.round()
+    }
+
+    /// Sums so far; complete once the session has ended.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.meter.totals()
+    }
+
+    /// What was negotiated.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    /// Channels in use, once negotiated.
+    #[must_use]
+    pub fn channels(&self) -> u8 {
+        u8::try_from(self.lanes.len()).unwrap_or(u8::MAX)
+    }
+
+    /// Whether both digests were computed and are equal.
+    #[must_use]
+    pub fn verified(&self) -> bool {
+        self.digest.is_some() && self.ready == Some(self.digest)
+    }
+
+    /// The name of the policy.
+    #[must_use]
+    pub fn policy_name(&self) -> &'static str {
+        self.policy.name()
+    }
+
+    /// A copy in the same state, for exploration.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self {
+            config: self.config.clone(),
+            policy: self.policy.fork(),
+            actions: self.actions.clone(),
+            events: self.events.clone(),
+            ledger: self.ledger.clone(),
+            meter: self.meter.clone(),
+            lanes: self.lanes.clone(),
+            state: self.state.clone(),
+            failure: self.failure.clone(),
+            ..*self
+        }
+    }
+
+    /// Hashes everything that decides what the session does next, times and statistics left out.
+    /// Two sessions with equal fingerprints under a policy that only counts rounds behave alike.
+    pub fn fingerprint(&self, hasher: &mut impl Hasher) {
+        self.phase.hash(hasher);
+        self.actions.hash(hasher);
+        self.ledger.hash(hasher);
+        (self.capabilities, self.channels_open, self.channels_ready, self.armed).hash(hasher);
+        (self.round, &self.lanes, self.cursor, self.skipping).hash(hasher);
+        (self.peek_pending, self.peeked_to, self.cut, self.stop_at_ack).hash(hasher);
+        (self.throttle, self.paused, self.was_running, &self.state).hash(hasher);
+        (self.prepared, self.digest, self.ready, self.asking).hash(hasher);
+        (self.ask_at.is_some(), &self.failure, self.outcome).hash(hasher);
+    }
+
+    fn enter(&mut self, now: Tick, phase: SourcePhase) {
+        self.phase = phase;
+        self.phase_began = now;
+        self.progress_at = now;
+        self.cadence_at = (phase == SourcePhase::Round).then(|| now + self.config.cadence);
+        self.events.push_back(SessionEvent::Phase { at: now, phase });
+    }
+
+    fn send(&mut self, message: Message) {
+        self.actions.push_back(SourceAction::Send { channel: ChannelId::CONTROL, message });
+    }
+
+    /// When the present phase has waited too long.
+    fn deadline(&self) -> Option<Tick> {
+        let c = &self.config;
+        Some(match self.phase {
+            SourcePhase::Negotiating | SourcePhase::Attaching => {
+                self.phase_began + c.negotiate_timeout
+            }
+            SourcePhase::Round | SourcePhase::AwaitingAck | SourcePhase::FinalRound => {
+                self.progress_at + c.stall_timeout
+            }
+            SourcePhase::Preparing => self.phase_began + c.ready_timeout,
+            SourcePhase::Committing => self.phase_began + c.commit_timeout,
+            SourcePhase::Asking => self.phase_began + c.query_timeout,
+            // The driver carries these out itself and bounds them itself.
+            SourcePhase::Arming
+            | SourcePhase::Scanning
+            | SourcePhase::Harvesting
+            | SourcePhase::Pausing
+            | SourcePhase::FinalHarvest
+            | SourcePhase::Ended => return None,
+        })
+    }
+
+    fn deadline_passed(&mut self, now: Tick) {
+        let waited = |d: Duration| format!("after {:.1} s", d.as_secs_f64());
+        let c = &self.config;
+        let reason = match self.phase {
+            SourcePhase::Negotiating => {
+                format!("The destination did not answer Hello {}", waited(c.negotiate_timeout))
+            }
+            SourcePhase::Attaching => {
+                format!("Not all channels were ready {}", waited(c.negotiate_timeout))
+            }
+            SourcePhase::Preparing => {
+                format!("The destination was not ready {}", waited(c.ready_timeout))
+            }
+            SourcePhase::Committing => return self.doubt(now, "No answer to Commit in time"),
+            SourcePhase::Asking => return self.give_up_asking(now),
+            _ => format!("Nothing moved any more {}", waited(c.stall_timeout)),
+        };
+        self.fail(now, AbortCode::Timeout, reason);
+    }
+}

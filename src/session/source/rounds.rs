@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Rounds: which pages on which channel, when a round is over, and asking the policy.
+
+use super::{Batch, Lane, SessionEvent, SourceAction, SourcePhase, SourceSession};
+use crate::bitmap::DenseBitmap;
+use crate::limits;
+use crate::policy::{Moment, Observation, Verdict};
+use crate::report::Decision;
+use crate::units::{ChannelId, PageIndex, PageRun, Throttle, Tick};
+use crate::wire::{AbortCode, Message, RoundCounts};
+
+impl SourceSession {
+    fn begin_round(&mut self, now: Tick, phase: SourcePhase) {
+        self.lanes.fill(Lane::default());
+        self.cursor = PageIndex::new(0);
+        self.cut = false;
+        self.skipping = phase == SourcePhase::Round && self.policy.skips_redirtied(self.round);
+        self.peek_pending = false;
+        self.peeked_to = PageIndex::new(0);
+        self.enter(now, phase);
+        self.maybe_end_lanes(now);
+    }
+
+    pub(super) fn begin_final_round(&mut self, now: Tick) {
+        self.begin_round(now, SourcePhase::FinalRound);
+    }
+
+    fn sending(&self) -> bool {
+        matches!(self.phase, SourcePhase::Round | SourcePhase::FinalRound)
+    }
+
+    fn exhausted(&self) -> bool {
+        self.cut || self.ledger.owed().next_set(self.cursor).is_none()
+    }
+
+    /// Gives work to every channel that has room, the least busy first.
+    pub(super) fn plan_batches(&mut self, now: Tick) {
+        while self.sending() && !self.peek_pending && !self.exhausted() {
+            let room = self.config.channel_queue;
+            let free = self.lanes.iter().enumerate().filter(|(_, lane)| lane.queued < room);
+            let Some((lane, _)) = free.min_by_key(|(_, lane)| lane.queued) else { return };
+            let next = self.ledger.owed().next_set(self.cursor).unwrap_or(self.cursor);
+            if self.skipping && next >= self.peeked_to {
+                return self.peek_ahead(next);
+            }
+            let end =
+                if self.skipping { self.peeked_to.get() } else { self.config.regions.pages() };
+            let mut runs = Vec::new();
+            self.cursor = self.ledger.take(
+                PageRun::from_range(next.get()..end),
+                self.batch_size(),
+                limits::FRAME_ENTRIES_MAX as usize,
+                &mut runs,
+            );
+            if runs.is_empty() {
+                return;
+            }
+            let Ok(channel) = u8::try_from(lane).map(ChannelId::new) else { return };
+            self.lanes[lane].queued += 1;
+            self.meter.batch_queued(now);
+            let batch = Batch { channel, round: self.round, runs };
+            self.actions.push_back(SourceAction::SendBatch(batch));
+        }
+    }
+
+    /// Large batches while there is much to send; small ones towards the end of a round, so that
+    /// all channels finish together. The paused round ends with chunks on every channel.
+    fn batch_size(&self) -> u64 {
+        let most = u64::from(self.config.batch_pages);
+        let shares = 4 * self.lanes.len() as u64;
+        self.ledger.owed_pages().div_ceil(shares).clamp(most.min(16), most)
+    }
+
+    fn peek_ahead(&mut self, next: PageIndex) {
+        let end = (next.get() + limits::PEEK_WINDOW_PAGES).min(self.config.regions.pages());
+        self.cursor = next;
+        self.peeked_to = PageIndex::new(end);
+        self.peek_pending = true;
+        let window = PageRun::from_range(next.get()..end);
+        self.actions.push_back(SourceAction::Peek { window });
+    }
+
+    pub(super) fn peeked(&mut self, now: Tick, set: Option<&DenseBitmap>) {
+        if !std::mem::take(&mut self.peek_pending) || self.phase != SourcePhase::Round {
+            return;
+        }
+        match set.map(|s| self.ledger.skip(s)) {
+            None => self.skipping = false,
+            Some(Ok(())) => self.meter.skipped(self.ledger.skipped_pages()),
+            Some(Err(error)) => {
+                return self.fail(now, AbortCode::Source, format!("Peeked pages: {error}"));
+            }
+        }
+        self.maybe_end_lanes(now);
+    }
+
+    pub(super) fn batch_sent(
+        &mut self,
+        now: Tick,
+        channel: ChannelId,
+        counts: RoundCounts,
+        zero_pages: u64,
+    ) {
+        let Some(lane) = self.lanes.get_mut(channel.as_usize()) else { return };
+        lane.queued = lane.queued.saturating_sub(1);
+        lane.counts.add(counts);
+        self.meter.batch_sent(counts, zero_pages);
+        self.maybe_end_lanes(now);
+    }
+
+    /// Ends the round on every channel that has nothing left to send in it.
+    pub(super) fn maybe_end_lanes(&mut self, now: Tick) {
+        if !self.sending() || self.peek_pending || !self.exhausted() {
+            return;
+        }
+        let last = self.phase == SourcePhase::FinalRound;
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            if lane.queued == 0 && !lane.ended {
+                lane.ended = true;
+                let message = Message::RoundEnd { round: self.round, last, counts: lane.counts };
+                let Ok(channel) = u8::try_from(index).map(ChannelId::new) else { continue };
+                self.actions.push_back(SourceAction::Send { channel, message });
+            }
+        }
+        if self.lanes.iter().all(|lane| lane.ended) {
+            if last {
+                self.maybe_prepare(now);
+            } else {
+                self.enter(now, SourcePhase::AwaitingAck);
+            }
+        }
+    }
+
+    pub(super) fn all_lanes_ended(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.ended)
+    }
+
+    fn sent_counts(&self) -> RoundCounts {
+        let mut sum = RoundCounts::default();
+        self.lanes.iter().for_each(|lane| sum.add(lane.counts));
+        sum
+    }
+
+    pub(super) fn acknowledged(&mut self, now: Tick, round: u32, counts: RoundCounts) {
+        if self.phase != SourcePhase::AwaitingAck || round != self.round {
+            return self.breach(now, &format!("RoundAck {round} in {:?}", self.phase));
+        }
+        if counts != self.sent_counts() {
+            let sent = self.sent_counts();
+            return self.breach(now, &format!("it counts {counts:?}, but {sent:?} was sent"));
+        }
+        self.ledger.settle_round();
+        self.meter.round_acknowledged(now);
+        if self.stop_at_ack {
+            self.round_done();
+            return self.pause_guest(now);
+        }
+        let verdict = self.judge(now, Moment::Sent);
+        self.round_done();
+        match verdict {
+            Verdict::GiveUp { reason } => self.give_up(now, &reason),
+            Verdict::StopAndCopy { .. } => self.pause_guest(now),
+            Verdict::Continue { .. } | Verdict::Harvest { .. } => {
+                self.round += 1;
+                if self.round >= limits::ROUNDS_MAX {
+                    let reason = format!("No stop after {} rounds", self.round);
+                    return self.fail(now, AbortCode::Policy, reason);
+                }
+                self.meter.open_round(self.round, now);
+                self.enter(now, SourcePhase::Harvesting);
+                self.actions.push_back(SourceAction::Harvest { last: false });
+            }
+        }
+    }
+
+    pub(super) fn round_done(&mut self) {
+        self.events.push_back(SessionEvent::RoundDone(self.meter.round().clone()));
+    }
+
+    pub(super) fn harvested(&mut self, now: Tick, began: Tick, set: &DenseBitmap) {
+        let last = self.phase == SourcePhase::FinalHarvest;
+        if !last && self.phase != SourcePhase::Harvesting {
+            return;
+        }
+        if let Err(error) = self.ledger.owe_harvested(set) {
+            return self.fail(now, AbortCode::Source, format!("Harvested pages: {error}"));
+        }
+        self.meter.harvested(began, now, set.count(), last);
+        if last {
+            self.final_harvest_done(now);
+        } else {
+            self.judge_harvested(now);
+        }
+    }
+
+    /// Asks the policy right after a harvest, and starts the round or the switchover.
+    pub(super) fn judge_harvested(&mut self, now: Tick) {
+        match self.judge(now, Moment::Harvested) {
+            Verdict::GiveUp { reason } => self.give_up(now, &reason),
+            Verdict::StopAndCopy { .. } => self.pause_guest(now),
+            Verdict::Continue { .. } | Verdict::Harvest { .. } => {
+                self.begin_round(now, SourcePhase::Round);
+            }
+        }
+    }
+
+    pub(super) fn judge_cadence(&mut self, now: Tick) {
+        if self.phase != SourcePhase::Round || self.cut {
+            return;
+        }
+        match self.judge(now, Moment::Cadence) {
+            Verdict::Continue { .. } => {}
+            Verdict::GiveUp { reason } => self.give_up(now, &reason),
+            Verdict::Harvest { .. } => self.cut_round(now, false),
+            Verdict::StopAndCopy { .. } => self.cut_round(now, true),
+        }
+    }
+
+    /// Ends the round early. What is in flight drains while the guest still runs, so that the
+    /// pause does not wait for it.
+    fn cut_round(&mut self, now: Tick, stop: bool) {
+        self.cut = true;
+        self.stop_at_ack = stop;
+        self.peek_pending = false;
+        self.maybe_end_lanes(now);
+    }
+
+    fn judge(&mut self, now: Tick, moment: Moment) -> Verdict {
+        let seen = self.meter.observe(
+            now,
+            moment,
+            self.ledger.owed_pages(),
+            self.throttle,
+            self.requests_in_flight,
+        );
+        let verdict = self.policy.judge(&seen);
+        if let Verdict::Continue { throttle, .. } = &verdict {
+            self.set_throttle(*throttle);
+        }
+        self.log_decision(seen, &verdict);
+        verdict
+    }
+
+    /// Every decision at a round's ends is logged; at the cadence only those that act.
+    fn log_decision(&mut self, seen: Observation, verdict: &Verdict) {
+        let acts = !matches!(verdict, Verdict::Continue { .. });
+        if seen.moment != Moment::Cadence || acts {
+            self.meter.judged(&seen, verdict.word(), verdict.reason());
+            let decision = Decision::new(self.policy.name(), seen, verdict.clone());
+            self.events.push_back(SessionEvent::Judged(Box::new(decision)));
+        }
+    }
+
+    pub(super) fn set_throttle(&mut self, throttle: Throttle) {
+        if throttle != self.throttle {
+            self.throttle = throttle;
+            self.actions.push_back(SourceAction::SetThrottle(throttle));
+        }
+    }
+
+    fn give_up(&mut self, now: Tick, reason: &str) {
+        let reason = format!("The policy gave up: {reason}");
+        self.fail(now, AbortCode::Policy, reason);
+    }
+}
