@@ -16,8 +16,10 @@
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 mod marked;
+mod union;
 
 pub use marked::MarkedTracker;
+pub use union::UnionTracker;
 
 use std::time::Duration;
 
