@@ -33,6 +33,8 @@ pub mod region;
 pub mod report;
 pub mod session;
 pub mod sim;
+mod sync;
+mod sys;
 pub mod transport;
 pub mod units;
 pub mod wire;

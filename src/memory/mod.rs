@@ -5,6 +5,9 @@
 //! memory: pages are copied once into a private buffer (see [`crate::sys`]), and whatever is
 //! checked, hashed or encoded is that copy.
 
+#[cfg(feature = "vm-memory")]
+pub mod vm_memory;
+
 use crate::bitmap::DenseBitmap;
 use crate::units::{PageIndex, PageRun};
 
