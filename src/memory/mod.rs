@@ -5,6 +5,10 @@
 //! memory: pages are copied once into a private buffer (see [`crate::sys`]), and whatever is
 //! checked, hashed or encoded is that copy.
 
+mod mapped;
+
+pub use mapped::{MapOptions, MappedMemory};
+
 use crate::bitmap::DenseBitmap;
 use crate::units::{PageIndex, PageRun};
 
