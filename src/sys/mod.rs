@@ -10,8 +10,10 @@ mod hostmap;
 mod mapping;
 mod pagemap;
 mod reserve;
+mod uffd;
 
 pub use copy::{copy_from_words, copy_to_words, is_zero, read_bytes, write_bytes};
 pub use hostmap::{HostMap, HostPiece};
 pub use mapping::{Backing, HUGE_PAGE_BYTES, Mapping, base_page_bytes};
 pub use pagemap::{Categories, Pagemap, Query, RegionBuffer};
+pub use uffd::{UffdMode, Userfaultfd};
