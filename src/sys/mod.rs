@@ -8,6 +8,7 @@
 mod copy;
 mod hostmap;
 mod mapping;
+pub(crate) mod membarrier;
 mod pagemap;
 mod reserve;
 mod uffd;
