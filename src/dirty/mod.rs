@@ -16,11 +16,17 @@
 mod blocks;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
+#[cfg(test)]
+mod kernel_tests;
 mod marked;
+mod mprotect;
 mod pagemap;
+mod probe;
 
 pub use marked::MarkedTracker;
+pub use mprotect::MprotectTracker;
 pub use pagemap::PagemapTracker;
+pub use probe::{Probed, TRACKER_NAMES, probe, tracker_by_name};
 
 use std::time::Duration;
 

