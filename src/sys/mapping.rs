@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, madvise};
+use nix::sys::stat::fstat;
 use nix::unistd::{SysconfVar, Whence, ftruncate, lseek, sysconf};
 
 use super::reserve::{Content, give_back, map_aligned};
@@ -188,6 +189,16 @@ impl Mapping {
         let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let (offset, length) = (file_offset(range.start)?, file_offset(range.len())?);
         fallocate(file, mode, offset, length).map_err(io::Error::from)
+    }
+
+    /// Bytes of data in a memfd, swapped out or not; `None` if there is no file.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn data_bytes(&self) -> io::Result<Option<u64>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        // The unit of `st_blocks` is 512 bytes, whatever the file system's own is (stat(2)).
+        Ok(Some(u64::try_from(fstat(file)?.st_blocks).unwrap_or(0) * 512))
     }
 
     /// The first extent of data in a memfd at or after byte `from`; `None` if there is none, or no

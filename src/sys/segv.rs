@@ -29,6 +29,13 @@ use crate::limits;
 /// Ranges that can be tracked at one time, over all trackers of the process.
 pub const SLOTS: usize = limits::REGIONS_MAX;
 
+/// Most separate parts of all ranges together that are made writable one granule at a time. Each
+/// costs up to two of the process's mappings, of which Linux allows 65,530 by default, and a
+/// process that runs out of them can start no thread.
+const SPLITS_MAX: usize = 16 << 10;
+/// Granules that are made writable together when there were that many.
+const COARSE: usize = 512;
+
 /// One tracked range. `words` is null while the slot is free; `start` and `end` then still tell
 /// which range it held last.
 struct Slot {
@@ -36,6 +43,8 @@ struct Slot {
     start: AtomicUsize,
     end: AtomicUsize,
     granule: AtomicUsize,
+    /// Times that a part of the range was made writable since it was protected.
+    splits: AtomicUsize,
 }
 
 static SLOT: [Slot; SLOTS] = [const {
@@ -44,6 +53,7 @@ static SLOT: [Slot; SLOTS] = [const {
         start: AtomicUsize::new(0),
         end: AtomicUsize::new(0),
         granule: AtomicUsize::new(0),
+        splits: AtomicUsize::new(0),
     }
 }; SLOTS];
 
@@ -90,6 +100,7 @@ impl WriteWatch {
         SLOT[slot].start.store(addresses.start, SeqCst);
         SLOT[slot].end.store(addresses.end, SeqCst);
         SLOT[slot].granule.store(granule, SeqCst);
+        SLOT[slot].splits.store(0, SeqCst);
         SLOT[slot].words.store(marks.as_ptr().cast_mut(), SeqCst);
         USED.fetch_max(slot + 1, SeqCst);
         Ok(Self { _host: host, slot, addresses, granule, marks })
@@ -119,12 +130,14 @@ impl WriteWatch {
         self.granule
     }
 
-    /// Write-protects some granules. Marks must have been taken before.
+    /// Write-protects some granules. Their marks must have been taken before, and a harvest
+    /// protects all of which it took marks.
     ///
     /// # Errors
     /// If the system refuses; it may be out of mappings (`vm.max_map_count`), and then protecting
     /// [`all`](Self::all) needs none.
     pub fn protect(&self, granules: Range<usize>) -> io::Result<()> {
+        SLOT[self.slot].splits.store(0, SeqCst);
         let start = self.addresses.start + granules.start * self.granule;
         let end = (self.addresses.start + granules.end * self.granule).min(self.addresses.end);
         set_writable(start..end, false)
@@ -192,13 +205,19 @@ fn mark_and_allow(address: usize) -> bool {
     ours
 }
 
-/// Makes one granule writable, or more of them if the system has no mapping left for so fine a
-/// pattern, and marks what became writable.
+/// Makes one granule writable, or more of them if so fine a pattern would take too many mappings,
+/// and marks what became writable.
 fn allow(slot: &Slot, words: *const AtomicU64, range: &Range<usize>, address: usize) -> bool {
     let granule = slot.granule.load(SeqCst);
     let last = range.len().div_ceil(granule);
     let hit = (address - range.start) / granule;
-    for reach in [1, 512, last] {
+    let share = SPLITS_MAX / USED.load(SeqCst).max(1);
+    let reaches = match slot.splits.fetch_add(1, SeqCst) {
+        splits if splits < share => &[1, COARSE, last][..],
+        splits if splits < 2 * share => &[COARSE, last],
+        _ => &[last],
+    };
+    for &reach in reaches {
         let first = hit - hit % reach;
         let end = (first + reach).min(last);
         let bytes = range.start + first * granule..(range.start + end * granule).min(range.end);
