@@ -29,10 +29,6 @@ use crate::limits;
 /// Ranges that can be tracked at one time, over all trackers of the process.
 pub const SLOTS: usize = limits::REGIONS_MAX;
 
-/// Most separate parts of all ranges together that are made writable one granule at a time. Each
-/// costs up to two of the process's mappings, of which Linux allows 65,530 by default, and a
-/// process that runs out of them can start no thread.
-const SPLITS_MAX: usize = 16 << 10;
 /// Granules that are made writable together when there were that many.
 const COARSE: usize = 512;
 
@@ -211,7 +207,7 @@ fn allow(slot: &Slot, words: *const AtomicU64, range: &Range<usize>, address: us
     let granule = slot.granule.load(SeqCst);
     let last = range.len().div_ceil(granule);
     let hit = (address - range.start) / granule;
-    let share = SPLITS_MAX / USED.load(SeqCst).max(1);
+    let share = limits::MPROTECT_SPLITS_MAX / USED.load(SeqCst).max(1);
     let reaches = match slot.splits.fetch_add(1, SeqCst) {
         splits if splits < share => &[1, COARSE, last][..],
         splits if splits < 2 * share => &[COARSE, last],
@@ -275,5 +271,35 @@ fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_
             // process as it would have without us.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    const CHILD: &str = "PRECOPY_TEST_FAULT";
+
+    /// Not a test by itself: the child of the next one.
+    #[test]
+    fn faults_if_told_to() {
+        if std::env::var_os(CHILD).is_some() {
+            install().unwrap();
+            // SAFETY: none; the fault is the point, in a process made for it.
+            unsafe { ptr::without_provenance_mut::<u64>(8).write_volatile(1) };
+        }
+    }
+
+    /// A fault outside tracked memory ends the process as it would without us.
+    #[test]
+    fn foreign_faults_are_passed_on() {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sys::segv::tests::faults_if_told_to"])
+            .env(CHILD, "1")
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGSEGV), "{status}");
     }
 }
