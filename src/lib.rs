@@ -34,7 +34,7 @@ pub mod report;
 pub mod session;
 pub mod sim;
 mod sync;
-mod sys;
+pub mod sys;
 pub mod transport;
 pub mod units;
 pub mod wire;

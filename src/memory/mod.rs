@@ -5,8 +5,13 @@
 //! memory: pages are copied once into a private buffer (see [`crate::sys`]), and whatever is
 //! checked, hashed or encoded is that copy.
 
+mod digest;
+mod mapped;
 #[cfg(feature = "vm-memory")]
 pub mod vm_memory;
+
+pub use digest::{digest_page, digest_run};
+pub use mapped::{MapOptions, MappedMemory};
 
 use crate::bitmap::DenseBitmap;
 use crate::units::{PageIndex, PageRun};
