@@ -31,6 +31,8 @@ pub mod memory;
 pub mod policy;
 pub mod region;
 pub mod report;
+mod sync;
+pub mod sys;
 pub mod transport;
 pub mod units;
 pub mod wire;
