@@ -24,6 +24,7 @@ mod audit;
 mod clock;
 mod config;
 mod content;
+mod mapped;
 mod pattern;
 mod ram;
 mod state;
