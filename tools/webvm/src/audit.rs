@@ -2,6 +2,7 @@
 //! Proof that memory holds exactly what the ops wrote: no write lost, none done twice.
 
 use std::fmt;
+use std::ops::Range;
 
 use precopy::memory::MemoryError;
 use precopy::units::PageIndex;
@@ -14,8 +15,11 @@ use crate::ram::GuestRam;
 /// Examples of faults that a report keeps.
 const EXAMPLES_MAX: usize = 16;
 
+/// Ops from which on a replay is worth a second thread.
+const SPLIT_OPS: u64 = 100_000;
+
 /// What a page should hold, as far as ops go.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Entry {
     count: u64,
     last_op: u64,
@@ -50,19 +54,34 @@ impl Model {
         (self.entries, self.ops) = (Vec::new(), 0);
     }
 
-    /// Brings the model to `ops` ops.
+    /// Brings the model to `ops` ops. Ops do not depend on one another, so that two halves of a
+    /// long stretch are replayed side by side and then laid over one another.
     fn replay(&mut self, ops: u64) {
-        let share = self.stream.share();
+        let working = usize::try_from(self.stream.share().working).expect("64-bit targets only");
         if ops < self.ops || self.entries.is_empty() {
-            let working = usize::try_from(share.working).expect("64-bit targets only");
             self.entries = vec![Entry::default(); working];
             self.ops = 0;
         }
-        for op in self.ops..ops {
-            let at = self.stream.page(op) - PageIndex::new(share.start);
-            let entry = &mut self.entries[usize::try_from(at).expect("64-bit targets only")];
-            *entry = Entry { count: entry.count + 1, last_op: op };
-        }
+        let stretch = ops - self.ops;
+        let middle = if stretch < SPLIT_OPS { ops } else { self.ops + stretch / 2 };
+        let (stream, entries, first) = (&self.stream, &mut self.entries, self.ops);
+        std::thread::scope(|scope| {
+            let later = (middle < ops).then(|| {
+                scope.spawn(move || {
+                    let mut later = vec![Entry::default(); working];
+                    replay_stretch(stream, middle..ops, &mut later);
+                    later
+                })
+            });
+            replay_stretch(stream, first..middle, entries);
+            let later = later.map(|thread| thread.join().expect("a replay does not panic"));
+            for (entry, later) in entries.iter_mut().zip(later.iter().flatten()) {
+                if later.count > 0 {
+                    let count = entry.count + later.count;
+                    *entry = Entry { count, last_op: later.last_op };
+                }
+            }
+        });
         self.ops = ops;
     }
 
@@ -98,6 +117,15 @@ impl Model {
             report.compare(page, &expected, &found);
         }
         Ok(report)
+    }
+}
+
+fn replay_stretch(stream: &OpStream, ops: Range<u64>, entries: &mut [Entry]) {
+    let start = PageIndex::new(stream.share().start);
+    for op in ops {
+        let at = usize::try_from(stream.page(op) - start).expect("64-bit targets only");
+        let entry = &mut entries[at];
+        *entry = Entry { count: entry.count + 1, last_op: op };
     }
 }
 
@@ -235,4 +263,28 @@ impl fmt::Display for AuditReport {
 /// Whether ops of this pattern write anything.
 pub(crate) fn writes(pattern: Pattern) -> bool {
     pattern != Pattern::Idle
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In one stretch on two threads, in many short ones, or starting again: the same model.
+    #[test]
+    fn replays_agree_however_they_are_cut() {
+        for pattern in ["sequential", "uniform", "zipf", "log"] {
+            let config = format!("pattern={pattern}").parse().unwrap();
+            let model = || Model::new(0, OpStream::new(&config, 0, 5000, 4096));
+            let (mut whole, mut pieces, mut again) = (model(), model(), model());
+            whole.replay(3 * SPLIT_OPS);
+            for ops in (0..=3 * SPLIT_OPS).step_by(30_000) {
+                pieces.replay(ops);
+            }
+            again.replay(4 * SPLIT_OPS);
+            again.replay(3 * SPLIT_OPS);
+            assert_eq!(whole.entries, pieces.entries);
+            assert_eq!(whole.entries, again.entries);
+            assert_eq!(whole.entries.iter().map(|e| e.count).sum::<u64>(), 3 * SPLIT_OPS);
+        }
+    }
 }

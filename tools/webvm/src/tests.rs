@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use precopy::guest::GuestControl;
-use precopy::units::{PageIndex, PageSize, Throttle};
+use precopy::memory::{MapOptions, MappedMemory};
+use precopy::region::{Region, RegionTable};
+use precopy::units::{GuestAddress, PageIndex, PageSize, Throttle};
 use proptest::prelude::*;
 
 use crate::content::{BODY_AT, COUNT_AT, OP_AT};
@@ -59,6 +61,24 @@ fn every_pattern_passes_its_own_audit() {
                 assert_eq!(report.pages, 200);
             }
         }
+    }
+}
+
+/// Over real mappings, in several regions with holes between them.
+#[test]
+fn mapped_memory_in_several_regions_passes() {
+    let region = |start, pages| Region { start: GuestAddress::new(start), pages };
+    let regions = [region(0, 30), region(1 << 30, 1), region(1 << 40, 97)];
+    let table = RegionTable::new(PageSize::BASE, &regions).unwrap();
+    let memory = Arc::new(MappedMemory::new(table, MapOptions::default()).unwrap());
+    for pattern in PATTERNS {
+        let line = format!("vcpus=3,pattern={pattern}");
+        let mut guest = WebVm::new(line.parse().unwrap(), Arc::clone(&memory) as _, None).unwrap();
+        guest.fill().unwrap();
+        run(&mut guest, if pattern == "idle" { 0 } else { 2000 });
+        let report = guest.audit().unwrap();
+        assert!(report.is_clean(), "{pattern}: {report}");
+        assert_eq!(report.pages, 128);
     }
 }
 
