@@ -49,11 +49,6 @@ impl Model {
         &self.stream
     }
 
-    /// Memory is another now: the next audit replays from the first op.
-    pub(crate) fn forget(&mut self) {
-        (self.entries, self.ops) = (Vec::new(), 0);
-    }
-
     /// Brings the model to `ops` ops. Ops do not depend on one another, so that two halves of a
     /// long stretch are replayed side by side and then laid over one another.
     fn replay(&mut self, ops: u64) {

@@ -13,7 +13,7 @@ use precopy::region::{Region, RegionTable};
 use precopy::units::{GuestAddress, PageIndex, PageSize, Throttle};
 use proptest::prelude::*;
 
-use crate::content::{BODY_AT, COUNT_AT, OP_AT};
+use crate::content::{self, BODY_AT, COUNT_AT, OP_AT};
 use crate::{FaultKind, GuestConfig, GuestRam, OpStream, VecRam, WebVm};
 
 fn ram(pages: usize) -> Arc<VecRam> {
@@ -253,22 +253,26 @@ fn a_paused_guest_writes_nothing() {
     assert!(guest.audit().unwrap().is_clean());
 }
 
-/// The hook is called when the op can already be read from memory.
+/// The hook is called when all of the op can already be read from memory.
 #[test]
 fn the_hook_comes_after_the_store() {
     let ram = ram(16);
     let early = Arc::new(AtomicU64::new(0));
     let next_op = AtomicU64::new(0);
+    let config: GuestConfig = "pattern=sequential,fill=0%".parse().unwrap();
     let hook = {
-        let (ram, early) = (Arc::clone(&ram), Arc::clone(&early));
+        let (ram, early, config) = (Arc::clone(&ram), Arc::clone(&early), config.clone());
         Arc::new(move |page| {
             let op = next_op.fetch_add(1, Ordering::Relaxed);
-            if ram.load_u64(page, OP_AT).unwrap() != op {
-                early.fetch_add(1, Ordering::Relaxed);
-            }
+            let (mut expected, mut found) = ([0; 256], [0; 256]);
+            content::body(&config, 0, op, page, &mut expected);
+            ram.read_bytes(page, BODY_AT, &mut found).unwrap();
+            let seen = ram.load_u64(page, COUNT_AT).unwrap() == op / 16 + 1
+                && ram.load_u64(page, OP_AT).unwrap() == op
+                && found == expected;
+            early.fetch_add(u64::from(!seen), Ordering::Relaxed);
         })
     };
-    let config = "pattern=sequential,fill=0%".parse().unwrap();
     let mut guest = WebVm::new(config, Arc::clone(&ram) as _, Some(hook)).unwrap();
     run(&mut guest, 500);
     assert_eq!(early.load(Ordering::Relaxed), 0);

@@ -176,7 +176,7 @@ impl WebVm {
 
     /// Compares every page that was filled or written with what it must hold. The guest must be
     /// paused. What was replayed is remembered, so that the next audit replays only what is new;
-    /// the first one after an import replays from the first op.
+    /// the first one at a destination replays from the first op.
     ///
     /// # Errors
     /// [`GuestError`] if the guest runs or memory cannot be read. Wrong pages are no error: see
@@ -289,9 +289,6 @@ impl GuestControl for WebVm {
                 (measured.last_step_ns, measured.crossing) = (state.last_step_ns, true);
             }
             vcpu.ops.store(state.ops, Ordering::Release);
-        }
-        for model in &mut self.models {
-            model.forget();
         }
         Ok(())
     }
