@@ -7,14 +7,17 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use precopy::bitmap::{AtomicBitmap, DenseBitmap};
+use precopy::dirty::{DirtyTracker, MarkedTracker, PagemapTracker};
 use precopy::guest::GuestControl;
-use precopy::memory::{MapOptions, MappedMemory};
+use precopy::memory::{MapOptions, MappedMemory, PageReader, PageWriter};
 use precopy::region::{Region, RegionTable};
-use precopy::units::{GuestAddress, PageIndex, PageSize, Throttle};
+use precopy::sys::UffdMode;
+use precopy::units::{GuestAddress, PageIndex, PageRun, PageSize, Throttle};
 use proptest::prelude::*;
 
 use crate::content::{self, BODY_AT, COUNT_AT, OP_AT};
-use crate::{FaultKind, GuestConfig, GuestRam, OpStream, VecRam, WebVm};
+use crate::{FaultKind, GuestConfig, GuestRam, OpStream, VecRam, WebVm, WriteHook};
 
 fn ram(pages: usize) -> Arc<VecRam> {
     Arc::new(VecRam::new(PageSize::BASE, pages))
@@ -80,6 +83,69 @@ fn mapped_memory_in_several_regions_passes() {
         assert!(report.is_clean(), "{pattern}: {report}");
         assert_eq!(report.pages, 128);
     }
+}
+
+fn copy_dirty(from: &MappedMemory, to: &MappedMemory, dirty: &mut DenseBitmap) {
+    let mut page_bytes = vec![0; from.page_bytes()];
+    for page in dirty.runs().flat_map(PageRun::iter) {
+        PageReader::read_run(from, PageRun::new(page, 1), &mut page_bytes).unwrap();
+        PageWriter::write_run(to, PageRun::new(page, 1), &page_bytes).unwrap();
+    }
+    dirty.clear_all();
+}
+
+/// Live rounds by hand with one tracker: only what it reports is copied while the guest writes,
+/// and the guest that continues from the copy misses nothing.
+fn moves_by(tracker: &str) {
+    let table = RegionTable::single(PageSize::BASE, 512).unwrap();
+    let map = || Arc::new(MappedMemory::new(table.clone(), MapOptions::default()).unwrap());
+    for pattern in PATTERNS {
+        let line = format!("vcpus=2,pattern={pattern},fill=50%");
+        let (from, to) = (map(), map());
+        let marks = Arc::new(AtomicBitmap::new(512));
+        let hooked = Arc::clone(&marks);
+        let hook: WriteHook = Arc::new(move |page| hooked.mark(page));
+        let mut tracker: Box<dyn DirtyTracker> = match tracker {
+            "marked" => Box::new(MarkedTracker::new(marks)),
+            _ => {
+                Box::new(PagemapTracker::new(Arc::clone(from.host()), UffdMode::default()).unwrap())
+            }
+        };
+        let ram = Arc::clone(&from) as _;
+        let mut here = WebVm::new(line.parse().unwrap(), ram, Some(hook)).unwrap();
+        here.fill().unwrap();
+        tracker.arm().unwrap();
+        let mut dirty = DenseBitmap::new(512);
+        dirty.set_run(table.all());
+        here.resume().unwrap();
+        for _ in 0..20 {
+            let until = here.ops() + if pattern == "idle" { 0 } else { 200 };
+            while here.ops() < until {
+                thread::yield_now();
+            }
+            copy_dirty(&from, &to, &mut dirty);
+            tracker.harvest(&mut dirty).unwrap();
+        }
+        here.pause().unwrap();
+        tracker.harvest(&mut dirty).unwrap();
+        copy_dirty(&from, &to, &mut dirty);
+        let state = here.export_state().unwrap();
+        let mut there = WebVm::new(line.parse().unwrap(), to as _, None).unwrap();
+        there.import_state(state).unwrap();
+        run(&mut there, if pattern == "idle" { 0 } else { 500 });
+        let report = there.audit().unwrap();
+        assert!(report.is_clean(), "{pattern}: {report}");
+    }
+}
+
+#[test]
+fn a_guest_moves_by_its_own_marks() {
+    moves_by("marked");
+}
+
+#[test]
+fn a_guest_moves_by_the_kernels_record() {
+    moves_by("pagemap");
 }
 
 /// A word of a written page, the change to it, and what the audit must say.
