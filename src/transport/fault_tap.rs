@@ -268,8 +268,8 @@ mod tests {
         (frames, rest.to_vec())
     }
 
-    fn run(fault: Option<(FaultPoint, FaultAction)>, piece: usize) -> (Vec<u8>, Option<End>) {
-        let (mut tap, mut out) = (Tap::new(fault.clone()), Vec::new());
+    fn run(fault: Option<&(FaultPoint, FaultAction)>, piece: usize) -> (Vec<u8>, Option<End>) {
+        let (mut tap, mut out) = (Tap::new(fault.cloned()), Vec::new());
         let stream = sample_stream();
         let end = stream.chunks(piece).find_map(|piece| tap.pass(piece, &mut out));
         if end.is_none() {
@@ -298,7 +298,7 @@ mod tests {
                     continue;
                 }
                 let fault = Some((point, action.clone()));
-                prop_assert_eq!(run(fault.clone(), piece), run(fault, usize::MAX));
+                prop_assert_eq!(run(fault.as_ref(), piece), run(fault.as_ref(), usize::MAX));
             }
         }
     }
@@ -315,12 +315,12 @@ mod tests {
         let ready: Vec<_> = (0..good.len()).filter(|at| good[*at].0 == FrameKind::Ready).collect();
         let at = ready[1];
 
-        let (out, end) = run(Some((second_ready, FaultAction::Drop)), 50);
+        let (out, end) = run(Some(&(second_ready, FaultAction::Drop)), 50);
         let mut expected = good.clone();
         expected.remove(at);
         assert_eq!((frames(&out), end), ((expected, vec![]), None));
 
-        let (out, end) = run(Some((second_ready, FaultAction::Duplicate)), 50);
+        let (out, end) = run(Some(&(second_ready, FaultAction::Duplicate)), 50);
         let mut expected = good.clone();
         expected.insert(at, good[at].clone());
         assert_eq!((frames(&out), end), ((expected, vec![]), None));
@@ -331,16 +331,16 @@ mod tests {
             (FaultAction::Hang, Some(End::Hang)),
             (FaultAction::Stall, None),
         ] {
-            let (out, seen) = run(Some((second_ready, action)), 50);
+            let (out, seen) = run(Some(&(second_ready, action)), 50);
             assert_eq!((frames(&out), seen), ((good[..at].to_vec(), vec![]), end));
         }
 
-        let (out, end) = run(Some((second_ready, FaultAction::Truncate { bytes: 40 })), 50);
+        let (out, end) = run(Some(&(second_ready, FaultAction::Truncate { bytes: 40 })), 50);
         assert_eq!(frames(&out), (good[..at].to_vec(), good[at].1[..40].to_vec()));
         assert_eq!(end, Some(End::Cut));
 
         let flip = FaultAction::FlipBit { offset: 35, bit: 7 };
-        let (out, _) = run(Some((second_ready, flip)), 50);
+        let (out, _) = run(Some(&(second_ready, flip)), 50);
         let (seen, _) = frames(&out);
         let (mut frame, expected) = (seen[at].1.clone(), &good[at].1);
         frame[35] ^= 0x80;
@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn garbage_is_inserted_where_asked() {
         let fault = (FaultPoint::Byte(40), FaultAction::Insert(b"noise".to_vec()));
-        let (out, _) = run(Some(fault), 7);
+        let (out, _) = run(Some(&fault), 7);
         let stream = sample_stream();
         assert_eq!(out, [&stream[..40], b"noise", &stream[40..]].concat());
         let mut deframer = Deframer::new();
