@@ -12,6 +12,7 @@ pub(crate) mod membarrier;
 mod pagemap;
 mod reserve;
 mod segv;
+pub(crate) mod socket;
 mod uffd;
 
 pub use copy::{copy_from_words, copy_to_words, is_zero, read_bytes, write_bytes};
