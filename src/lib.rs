@@ -32,6 +32,7 @@ pub mod policy;
 pub mod region;
 pub mod report;
 pub mod session;
+mod sys;
 pub mod transport;
 pub mod units;
 pub mod wire;

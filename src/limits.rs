@@ -36,6 +36,13 @@ pub const STATE_CHUNK_MAX: u32 = 1 << 20;
 /// Most bytes of a reason that one side tells the other.
 pub const REASON_BYTES_MAX: usize = 1024;
 
+/// Most bytes of a Hello's body, in any version of the protocol.
+pub const HELLO_BODY_MAX: u32 = 64 << 10;
+/// Most bytes of a body that holds no list: a few numbers and at most one text.
+pub const SMALL_BODY_MAX: u32 = 2048;
+/// Most of anything that one side says it counted in one round; sums over channels cannot overflow.
+pub const ROUND_COUNT_MAX: u64 = 1 << 56;
+
 /// Most rounds of one migration, whatever the policy says.
 pub const ROUNDS_MAX: u32 = 1_000_000;
 /// Most round reports that a report keeps; the oldest live ones are folded into one past it.
@@ -57,6 +64,9 @@ pub const OUTCOMES_REMEMBERED: usize = 1024;
 
 const _: () = assert!(FRAME_PAGE_PAYLOAD_MAX >= FRAME_PAGE_BYTES_MAX);
 const _: () = assert!(FRAME_BODY_MAX >= 2 * FRAME_PAGE_PAYLOAD_MAX, "worst case: raw plus table");
+const _: () = assert!(HELLO_BODY_MAX as usize > 16 * REGIONS_MAX + 2 * REASON_BYTES_MAX);
+const _: () = assert!(SMALL_BODY_MAX as usize >= REASON_BYTES_MAX + 64);
+const _: () = assert!(ROUND_COUNT_MAX.checked_mul(CHANNELS_MAX as u64).is_some());
 const _: () = assert!(STATE_CHUNK_MAX < FRAME_BODY_MAX);
 const _: () = assert!(STATE_BYTES_MAX.is_multiple_of(STATE_CHUNK_MAX as u64));
 const _: () = assert!(PENDING_CONNECTIONS_MAX > CHANNELS_MAX as usize);

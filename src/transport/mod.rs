@@ -1,13 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Byte streams between source and destination: TCP, an in-memory pipe, and a wrapper that
-//! injects faults. TLS will be one more implementation of [`Connection`].
+//! injects faults.
+//!
+//! TLS will be one more implementation of [`Connection`], made from another one: nothing outside
+//! this module knows that there are sockets, and [`Connection::peer`] has room for the name that
+//! a certificate proves.
 //!
 //! A connection is used by at most one reading and one writing thread at a time. Both halves obey
 //! the time limit set by [`Connection::set_io_timeout`]: a read or write that makes no progress
 //! for that long fails with [`std::io::ErrorKind::TimedOut`] or `WouldBlock`.
 
+mod pipe;
+mod tcp;
+
 use std::io::{self, Read, Write};
 use std::time::Duration;
+
+pub use pipe::{PipeConnection, PipeConnector, PipeListener, pipe};
+pub use tcp::{TcpConnection, TcpConnector, TcpListener, TcpOptions, is_loopback};
 
 /// One established connection.
 pub trait Connection: Send + Sync {
@@ -37,6 +47,12 @@ pub trait Connection: Send + Sync {
 
     /// Ends both directions at once; blocked reads and writes of any thread return. Idempotent.
     fn shutdown(&self);
+
+    /// Breaks the connection off as a crashed peer would: TCP sends a reset, and what is on its
+    /// way is lost. For tests. Idempotent.
+    fn reset(&self) {
+        self.shutdown();
+    }
 
     /// The other end, for messages.
     fn peer(&self) -> String;
