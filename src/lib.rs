@@ -33,6 +33,7 @@ pub mod region;
 pub mod report;
 pub mod session;
 mod sys;
+pub mod sys;
 pub mod transport;
 pub mod units;
 pub mod wire;

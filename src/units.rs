@@ -390,6 +390,22 @@ impl Throttle {
     }
 }
 
+/// A digest of guest memory; [`crate::memory::digest_run`]'s module defines it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "an opaque number")]
+pub struct Digest(pub u128);
+
+impl Digest {
+    /// The digest of memory that is all zeros.
+    pub const ZERO: Self = Self(0);
+
+    /// The digest of two disjoint sets of pages together.
+    #[must_use]
+    pub const fn combine(self, other: Self) -> Self {
+        Self(self.0.wrapping_add(other.0))
+    }
+}
+
 /// A number that is no valid unit.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]

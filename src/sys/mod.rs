@@ -2,3 +2,21 @@
 //! System calls: the only place with `unsafe`.
 
 pub(crate) mod socket;
+//! System calls and raw memory: the only module with `unsafe` in it.
+//!
+//! Everything exported from here is safe to call. Guest memory is only ever seen as a slice of
+//! relaxed atomic words ([`Mapping::words`]): any thread may read and write it at any time, no
+//! `&[u8]` over it is ever formed, and a torn or stale word is the worst that a reader can meet.
+
+mod copy;
+mod hostmap;
+mod mapping;
+mod pagemap;
+mod reserve;
+mod uffd;
+
+pub use copy::{copy_from_words, copy_to_words, is_zero, read_bytes, write_bytes};
+pub use hostmap::{HostMap, HostPiece};
+pub use mapping::{Backing, HUGE_PAGE_BYTES, Mapping, base_page_bytes};
+pub use pagemap::{Categories, Pagemap, Query, RegionBuffer};
+pub use uffd::{UffdMode, Userfaultfd};

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::region::RegionTable;
+pub use crate::units::Digest;
 use crate::units::{ChannelId, MigrationId, PageRun};
 
 /// Optional parts of the protocol; a bit each. A peer uses what both have.
@@ -91,11 +92,6 @@ pub struct Hello {
     /// Free text for the destination's guest factory (kind of guest, name), at most 1 KiB.
     pub guest: String,
 }
-
-/// A digest of all guest memory: see [`crate::memory`]'s digest module for its definition.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[expect(clippy::exhaustive_structs, reason = "an opaque number")]
-pub struct Digest(pub u128);
 
 /// What was sent on one channel in one round; the receiver compares it with its own count.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One contiguous mapping that holds guest memory.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mprotect};
+use nix::unistd::{SysconfVar, Whence, ftruncate, lseek, sysconf};
+
+use super::reserve::{Content, give_back, map_aligned};
+
+/// Size of a huge page: a middle-level page table entry of x86-64 and of arm64 with 4 KiB pages.
+pub const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// What guest memory is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum Backing {
+    /// Private anonymous memory; nothing is committed before it is touched.
+    #[default]
+    Anonymous,
+    /// A memfd, mapped shared, so that device processes can map it too.
+    Memfd,
+    /// Private huge pages of 2 MiB from the system's pool, which must have them free.
+    Hugetlb,
+}
+
+impl Backing {
+    /// The name in reports and options.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::Memfd => "memfd",
+            Self::Hugetlb => "hugetlb",
+        }
+    }
+
+    /// The smallest piece of memory that the kernel tracks, protects and gives back, in bytes.
+    #[must_use]
+    pub fn granule_bytes(self) -> usize {
+        match self {
+            Self::Hugetlb => HUGE_PAGE_BYTES,
+            _ => base_page_bytes(),
+        }
+    }
+}
+
+/// The system's base page size in bytes.
+#[must_use]
+pub fn base_page_bytes() -> usize {
+    let bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(4096)
+}
+
+/// One contiguous, zero-initialised mapping, aligned to [`HUGE_PAGE_BYTES`].
+///
+/// Invariant: `base` is the start of `mapped_bytes` bytes, mapped readable (and writable, but for
+/// moments in which a dirty tracker write-protects pages and handles the faults), from
+/// construction until drop; `guest_bytes <= mapped_bytes`.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    guest_bytes: usize,
+    mapped_bytes: usize,
+    backing: Backing,
+    file: Option<OwnedFd>,
+}
+
+// SAFETY: the mapping is plain memory that is only reached through atomic words and system calls;
+// neither depends on the thread.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; shared access is by atomics only.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `guest_bytes` bytes of zeros (rounded up to whole huge pages of address space).
+    ///
+    /// # Errors
+    /// If the system refuses: out of address space, file descriptors, or huge pages.
+    pub fn new(guest_bytes: usize, backing: Backing) -> io::Result<Self> {
+        let mapped_bytes = guest_bytes
+            .checked_next_multiple_of(HUGE_PAGE_BYTES)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let (base, file) = match backing {
+            Backing::Anonymous => {
+                (map_aligned(mapped_bytes, &Content::Anonymous(MapFlags::MAP_NORESERVE))?, None)
+            }
+            Backing::Hugetlb => {
+                let flags = MapFlags::MAP_HUGETLB | MapFlags::MAP_HUGE_2MB;
+                (map_aligned(mapped_bytes, &Content::Anonymous(flags))?, None)
+            }
+            Backing::Memfd => {
+                let file = memfd_create(c"precopy-guest", MFdFlags::MFD_CLOEXEC)?;
+                let length = i64::try_from(mapped_bytes).map_err(|_| Errno::EFBIG)?;
+                ftruncate(&file, length)?;
+                (map_aligned(mapped_bytes, &Content::File(file.as_fd()))?, Some(file))
+            }
+        };
+        Ok(Self { base, guest_bytes, mapped_bytes, backing, file })
+    }
+
+    /// What the memory is made of.
+    #[must_use]
+    pub fn backing(&self) -> Backing {
+        self.backing
+    }
+
+    /// The memfd, if there is one.
+    #[must_use]
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Bytes that belong to the guest.
+    #[must_use]
+    pub fn guest_bytes(&self) -> usize {
+        self.guest_bytes
+    }
+
+    /// Host addresses of the guest's bytes, as numbers.
+    #[must_use]
+    pub fn addresses(&self) -> Range<usize> {
+        let start = self.base.as_ptr().addr();
+        start..start + self.guest_bytes
+    }
+
+    /// Host addresses of the whole mapping, as numbers: whole huge pages.
+    #[must_use]
+    pub fn mapped_addresses(&self) -> Range<usize> {
+        let start = self.base.as_ptr().addr();
+        start..start + self.mapped_bytes
+    }
+
+    /// The guest's memory as atomic words, in the machine's byte order.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64] {
+        let words = self.guest_bytes / size_of::<u64>();
+        // SAFETY: by the type's invariant the memory is mapped for as long as `self` lives, it is
+        // aligned far beyond 8 bytes, every bit pattern is an AtomicU64, and all other access to
+        // it in this process is by atomics too. Writes by other processes or the kernel are like
+        // those of another thread.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast::<AtomicU64>(), words) }
+    }
+
+    /// Makes the bytes resident, as if written, without changing them.
+    ///
+    /// # Errors
+    /// If the system refuses (for want of memory), or knows no `MADV_POPULATE_WRITE` (Linux
+    /// before 5.14).
+    pub fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        self.advise(range, MmapAdvise::MADV_POPULATE_WRITE)
+    }
+
+    /// Asks for transparent huge pages in these bytes.
+    ///
+    /// # Errors
+    /// If the kernel has none, or the range is not page-aligned.
+    pub fn advise_huge(&self, range: Range<usize>) -> io::Result<()> {
+        self.advise(range, MmapAdvise::MADV_HUGEPAGE)
+    }
+
+    /// Drops the mapping's pages. Private memory reads as zeros afterwards; a memfd's data stay in
+    /// the file and come back at the next access.
+    ///
+    /// # Errors
+    /// If the range is not aligned to the backing's granule.
+    pub fn drop_pages(&self, range: Range<usize>) -> io::Result<()> {
+        self.advise(range, MmapAdvise::MADV_DONTNEED)
+    }
+
+    /// Gives the bytes back to the system: they read as zeros and cost nothing.
+    ///
+    /// # Errors
+    /// If the range is not aligned to the backing's granule, or the system refuses.
+    pub fn discard(&self, range: Range<usize>) -> io::Result<()> {
+        let Some(file) = &self.file else { return self.drop_pages(range) };
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let (offset, length) = (file_offset(range.start)?, file_offset(range.len())?);
+        fallocate(file, mode, offset, length).map_err(io::Error::from)
+    }
+
+    /// The first extent of data in a memfd at or after byte `from`; `None` if there is none, or no
+    /// file.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn next_data(&self, from: usize) -> io::Result<Option<Range<usize>>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let start = match lseek(file, file_offset(from)?, Whence::SeekData) {
+            Ok(start) => start,
+            Err(Errno::ENXIO) => return Ok(None),
+            Err(refused) => return Err(refused.into()),
+        };
+        let end = lseek(file, start, Whence::SeekHole)?;
+        let number = |at| usize::try_from(at).map_err(|_| Errno::EOVERFLOW);
+        Ok(Some(number(start)?..number(end)?))
+    }
+
+    /// Forbids or allows writing these bytes. A write to forbidden bytes raises SIGSEGV, so only
+    /// a tracker that handles the signal may forbid.
+    pub(super) fn protect(&self, range: Range<usize>, writable: bool) -> io::Result<()> {
+        let mut protection = ProtFlags::PROT_READ;
+        protection.set(ProtFlags::PROT_WRITE, writable);
+        let (start, bytes) = self.checked(range)?;
+        // SAFETY: the range lies inside the mapping and stays readable, as the invariant asks.
+        unsafe { mprotect(start.cast(), bytes, protection) }.map_err(io::Error::from)
+    }
+
+    fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> io::Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let (start, bytes) = self.checked(range)?;
+        // SAFETY: the range lies inside the mapping. None of the advices used here unmaps; the
+        // one that drops pages changes values as a write of zeros by another thread would.
+        unsafe { madvise(start.cast(), bytes, advice) }.map_err(io::Error::from)
+    }
+
+    /// The address and length of a byte range that must lie inside the mapping.
+    fn checked(&self, range: Range<usize>) -> io::Result<(NonNull<u8>, usize)> {
+        if range.start > range.end || range.end > self.mapped_bytes {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the offset was just checked to lie inside the mapping.
+        Ok((unsafe { self.base.add(range.start) }, range.len()))
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        give_back(self.base, self.mapped_bytes);
+    }
+}
+
+fn file_offset(bytes: usize) -> io::Result<i64> {
+    i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
