@@ -34,6 +34,8 @@ pub mod report;
 pub mod session;
 mod sys;
 pub mod sys;
+mod sync;
+mod sys;
 pub mod transport;
 pub mod units;
 pub mod wire;

@@ -73,6 +73,17 @@ impl DenseBitmap {
         self.bits.as_raw_mut_slice()[index] |= word & tail;
     }
 
+    /// Adds the pages of word `index` of a bitmap whose page 0 is page `first` of this one. Pages
+    /// past the length are dropped.
+    pub(crate) fn or_shifted(&mut self, first: u64, index: usize, word: u64) {
+        let at = PageIndex::new(first / 64).as_usize() + index;
+        let shift = first % 64;
+        self.or_word(at, word << shift);
+        if shift != 0 && word >> (64 - shift) != 0 {
+            self.or_word(at + 1, word >> (64 - shift));
+        }
+    }
+
     /// Adds a page. A page past the end is a bug of the caller: it panics in every build.
     pub fn set(&mut self, page: PageIndex) {
         self.bits.set(page.as_usize(), true);
@@ -220,7 +231,7 @@ impl DenseBitmap {
 }
 
 /// Calls `visit` with each word index that `run` touches and the mask of its bits there.
-fn for_words(run: PageRun, mut visit: impl FnMut(usize, u64)) {
+pub(super) fn for_words(run: PageRun, mut visit: impl FnMut(usize, u64)) {
     let (mut at, end) = (run.start().get(), run.end().get());
     while at < end {
         let low = at % 64;

@@ -2,9 +2,11 @@
 //! Sets of pages, one bit each.
 //!
 //! - [`DenseBitmap`]: owned by one side of one thread; the ledger, harvests, the wire.
-//! - `AtomicBitmap` (module `atomic`): shared by many writers and one harvester.
+//! - [`AtomicBitmap`]: shared by many writers and one harvester.
 //! - runs: walking the set bits word by word as [`PageRun`](crate::units::PageRun)s.
 
+mod atomic;
 mod dense;
 
+pub use atomic::{AtomicBitmap, Fences, HarvestError};
 pub use dense::{DenseBitmap, LengthMismatch, Runs};

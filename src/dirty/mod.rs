@@ -13,6 +13,14 @@
 //! A migration attempt that fails puts back what it harvested ([`DirtyTracker::restore`]): others
 //! may rely on the record, and the next attempt must send everything (R5).
 
+#[cfg(any(test, feature = "test-util"))]
+pub mod conformance;
+mod marked;
+mod union;
+
+pub use marked::MarkedTracker;
+pub use union::UnionTracker;
+
 use std::time::Duration;
 
 use crate::bitmap::{DenseBitmap, LengthMismatch};

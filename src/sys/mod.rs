@@ -20,3 +20,6 @@ pub use hostmap::{HostMap, HostPiece};
 pub use mapping::{Backing, HUGE_PAGE_BYTES, Mapping, base_page_bytes};
 pub use pagemap::{Categories, Pagemap, Query, RegionBuffer};
 pub use uffd::{UffdMode, Userfaultfd};
+//! The only `unsafe` of the crate: system calls behind safe functions.
+
+pub(crate) mod membarrier;

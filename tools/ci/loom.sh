@@ -1,0 +1,8 @@
+#!/bin/sh
+# Model-checks the lock-free code: every interleaving of the small worlds in the `loom_*` tests,
+# under the memory model rather than this processor's. Own target folder, because the flag changes
+# every dependency.
+set -eu
+cd "$(dirname "$0")/../.."
+RUSTFLAGS="--cfg loom ${RUSTFLAGS:-}" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
+    cargo test --release --lib loom "$@"
