@@ -14,11 +14,57 @@
 //! 3. [`Moment::Sent`]: the round was sent and acknowledged; `residual_pages` is 0 (or what was
 //!    skipped), because the next harvest has not happened yet.
 
+mod cloud_hypervisor;
+mod downtime_limit;
+mod fixed_rounds;
+mod guards;
+mod parameters;
+mod qemu;
+mod registry;
+mod stop_at_once;
+mod xen;
+mod xen_legacy;
+
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::units::{Throttle, Tick};
+
+pub use cloud_hypervisor::CloudHypervisor;
+use downtime_limit::DowntimeLimit;
+pub use fixed_rounds::FixedRounds;
+pub use guards::{GUARD_PARAMETERS, GuardAction, Guarded, Guards, NoProgress};
+pub use parameters::{ParameterInfo, ParameterKind, PolicyError};
+pub use qemu::Qemu;
+pub use registry::{PolicySpec, parse, policies};
+pub use stop_at_once::StopAtOnce;
+pub use xen::Xen;
+pub use xen_legacy::XenLegacy;
+
+/// What there is to know about a policy before it is chosen.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct PolicyInfo {
+    /// The name by which it is chosen.
+    pub name: &'static str,
+    /// Its rule in one line.
+    pub rule: &'static str,
+    /// Where the rule comes from: system, file, function.
+    pub source: &'static str,
+    /// Its parameters.
+    pub parameters: &'static [ParameterInfo],
+    build: fn(&parameters::Values) -> Box<dyn StopPolicy>,
+}
+
+impl PartialEq for PolicyInfo {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
 
 /// At which point of a round a policy is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Xen's rule up to 4.5 (`xc_domain_save`, before b15bc434).
+//!
+//! After every live pass: stop once `max_rounds` passes were sent (29: "limit us to 30 times
+//! round loop", the paused one included), or more than `max_factor` times the guest's pages were
+//! sent, or a pass sent and skipped fewer than `min_pages` pages together. A page that is dirty
+//! again when its turn comes is left for the next pass, except in the first and the paused one.
+
+use super::parameters::{ParameterInfo, ParameterKind};
+use super::{Moment, Observation, PolicyInfo, StopPolicy, Verdict};
+use crate::limits;
+
+pub(super) const INFO: PolicyInfo = PolicyInfo {
+    name: "xen-legacy",
+    rule: "pause after 29 rounds, or 3 times the guest's pages sent, or a round of fewer than 50 \
+           pages; leaves out pages that are dirty again",
+    source: "Xen up to 4.5, tools/libxc/xc_domain_save.c",
+    parameters: &[
+        ParameterInfo::new(
+            "max_rounds",
+            ParameterKind::Integer { min: 1, max: limits::ROUNDS_MAX as u64 },
+            "29",
+            "live rounds at most, the full one included",
+        ),
+        ParameterInfo::new(
+            "max_factor",
+            ParameterKind::Integer { min: 1, max: 1_000_000 },
+            "3",
+            "pages sent at most, as a multiple of the guest's pages",
+        ),
+        ParameterInfo::new(
+            "min_pages",
+            ParameterKind::Integer { min: 0, max: limits::PAGES_MAX },
+            "50",
+            "a round that sent and skipped fewer pages than this is the last live one",
+        ),
+        ParameterInfo::new(
+            "skip",
+            ParameterKind::Switch,
+            "true",
+            "leave out pages that are dirty again already, except in the first round",
+        ),
+    ],
+    build: |values| {
+        Box::new(XenLegacy {
+            max_rounds: values.small("max_rounds"),
+            max_factor: values.integer("max_factor"),
+            min_pages: values.integer("min_pages"),
+            skip: values.switch("skip"),
+        })
+    },
+};
+
+/// Xen's rule up to 4.5.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct XenLegacy {
+    max_rounds: u32,
+    max_factor: u64,
+    min_pages: u64,
+    skip: bool,
+}
+
+impl StopPolicy for XenLegacy {
+    fn name(&self) -> &'static str {
+        INFO.name
+    }
+
+    fn judge(&mut self, seen: &Observation) -> Verdict {
+        if seen.moment != Moment::Sent {
+            return Verdict::go_on("asked only after a round");
+        }
+        let sent_max = seen.total_pages.saturating_mul(self.max_factor);
+        let round_pages = seen.round_sent_pages.saturating_add(seen.round_skipped_pages);
+        if seen.rounds_sent >= self.max_rounds {
+            Verdict::stop(format!("{} rounds sent", seen.rounds_sent))
+        } else if round_pages < self.min_pages {
+            let min = self.min_pages;
+            Verdict::stop(format!("the round had {round_pages} pages, fewer than {min}"))
+        } else if seen.sent_pages > sent_max {
+            Verdict::stop(format!("{} pages sent, more than {sent_max}", seen.sent_pages))
+        } else {
+            Verdict::go_on(format!("the round had {round_pages} pages"))
+        }
+    }
+
+    fn skips_redirtied(&self, round: u32) -> bool {
+        self.skip && round > 0
+    }
+
+    fn fork(&self) -> Box<dyn StopPolicy> {
+        Box::new(self.clone())
+    }
+}
