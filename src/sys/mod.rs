@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! System calls: the only place with `unsafe`.
-
-pub(crate) mod socket;
 //! System calls and raw memory: the only module with `unsafe` in it.
 //!
 //! Everything exported from here is safe to call. Guest memory is only ever seen as a slice of
@@ -11,8 +8,10 @@ pub(crate) mod socket;
 mod copy;
 mod hostmap;
 mod mapping;
+pub(crate) mod membarrier;
 mod pagemap;
 mod reserve;
+pub(crate) mod socket;
 mod uffd;
 
 pub use copy::{copy_from_words, copy_to_words, is_zero, read_bytes, write_bytes};
@@ -20,6 +19,3 @@ pub use hostmap::{HostMap, HostPiece};
 pub use mapping::{Backing, HUGE_PAGE_BYTES, Mapping, base_page_bytes};
 pub use pagemap::{Categories, Pagemap, Query, RegionBuffer};
 pub use uffd::{UffdMode, Userfaultfd};
-//! The only `unsafe` of the crate: system calls behind safe functions.
-
-pub(crate) mod membarrier;
