@@ -25,6 +25,9 @@ compile_error!("precopy supports 64-bit targets only: guests are larger than 4 G
 pub mod bitmap;
 pub mod dirty;
 pub mod encode;
+#[cfg(any(test, feature = "test-util"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guest;
 pub mod limits;
 pub mod memory;

@@ -5,6 +5,18 @@
 //! channel. It may keep state per channel (a delta encoder keeps what it sent last); the session
 //! tells it which pages the destination surely holds ([`PageEncoder::acknowledged`]).
 
+#[cfg(any(test, feature = "test-util"))]
+pub mod conformance;
+mod kind;
+#[cfg(feature = "lz4")]
+mod lz4;
+mod raw;
+
+pub use kind::{EncoderError, EncoderKind, decoder, decoder_capabilities};
+#[cfg(feature = "lz4")]
+pub use lz4::{Lz4Decoder, Lz4Encoder};
+pub use raw::{RawDecoder, RawEncoder};
+
 use crate::units::{PageIndex, PageRun};
 
 /// How a page travels. The numbers are the wire's.

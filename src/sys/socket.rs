@@ -63,3 +63,22 @@ pub(crate) fn reset(socket: &impl AsFd) -> io::Result<()> {
     let result = unsafe { libc::connect(socket.as_fd().as_raw_fd(), &raw const address, length) };
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
+
+/// The cap that [`set_max_pacing_rate`] set.
+#[cfg(test)]
+pub(crate) fn max_pacing_rate(socket: &impl AsFd) -> io::Result<u64> {
+    let mut rate = 0u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(8);
+    // SAFETY: the descriptor is borrowed and thus open; both pointers are to live locals, and the
+    // kernel writes at most `length` bytes, the size of the first.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MAX_PACING_RATE,
+            (&raw mut rate).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result).map(|_| rate).map_err(io::Error::from)
+}

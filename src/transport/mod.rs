@@ -10,8 +10,12 @@
 //! the time limit set by [`Connection::set_io_timeout`]: a read or write that makes no progress
 //! for that long fails with [`std::io::ErrorKind::TimedOut`] or `WouldBlock`.
 
+#[cfg(any(test, feature = "test-util"))]
+pub mod conformance;
 mod pipe;
 mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Read, Write};
 use std::time::Duration;

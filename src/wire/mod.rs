@@ -11,6 +11,9 @@ mod frame;
 mod message;
 mod pages;
 
+#[cfg(test)]
+mod tests;
+
 pub use codec::{decode_message, encode_message};
 pub use deframe::{Deframer, read_frame};
 pub use error::{ReadFrameError, WireError};

@@ -160,7 +160,7 @@ impl PageFrameBuilder {
 
     /// Takes the pages that were copied to the reserved place into the frame: zero pages lose
     /// their bytes, others go as `encoder` makes them, or stay where they are.
-    pub fn classify(&mut self, mut encoder: Option<&mut dyn PageEncoder>) {
+    pub fn classify(&mut self, mut encoder: Option<&mut (dyn PageEncoder + '_)>) {
         let Some(run) = self.reserved.take() else { return };
         let page_bytes = self.page_size.bytes();
         let mut from = self.used;
@@ -276,7 +276,7 @@ fn small(number: u64) -> u32 {
 /// Encodes a page into `out`; `None` if it goes raw, which is also what a body that is not
 /// shorter than the page leads to.
 fn encode(
-    encoder: &mut Option<&mut dyn PageEncoder>,
+    encoder: &mut Option<&mut (dyn PageEncoder + '_)>,
     page: PageIndex,
     bytes: &[u8],
     out: &mut Vec<u8>,

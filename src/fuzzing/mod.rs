@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Entry points for fuzzers, which tests also run over the stored corpora. Each takes any bytes
+//! and panics if something that must always hold does not.
+
+mod samples;
+
+pub use samples::{
+    channel_of, sample_frames, sample_messages, sample_page_frame, sample_stream, sample_table,
+};
+
+use crate::encode::PageKind;
+use crate::limits;
+use crate::units::ChannelId;
+use crate::wire::{
+    Capabilities, Deframer, FrameHeader, FrameKind, HEADER_BYTES, PageFrameBuilder, PageFrameView,
+    WireError, decode_message, encode_message, read_frame,
+};
+
+/// A stream of frames. The first byte says how the rest is cut into pieces; whatever the cut,
+/// the same frames come out, a blocking reader sees the same, and memory stays bounded by what
+/// came in.
+///
+/// # Panics
+/// If one of these does not hold.
+pub fn fuzz_deframe(data: &[u8]) {
+    let Some((cut, stream)) = data.split_first() else { return };
+    let whole = deframe(stream, stream.len().max(1));
+    let pieces = deframe(stream, usize::from(*cut).max(1));
+    assert!(whole == pieces, "frames depend on how the stream was cut");
+    let (frames, error) = whole;
+    let mut reader = stream;
+    let mut body = Vec::new();
+    for (header, expected) in &frames {
+        let read = read_frame(&mut reader, &mut body).expect("the deframer took this frame");
+        assert!(read == *header && body == *expected, "both readers see the same frame");
+        check_frame(header, expected);
+    }
+    assert!(read_frame(&mut reader, &mut body).is_err(), "no frame beyond the deframer's");
+    assert!(body.capacity() <= 2 * limits::FRAME_BODY_MAX as usize, "bounded");
+    drop(error);
+}
+
+type Frames = (Vec<(FrameHeader, Vec<u8>)>, Option<WireError>);
+
+fn deframe(stream: &[u8], piece: usize) -> Frames {
+    let mut deframer = Deframer::new();
+    let mut frames = Vec::new();
+    for mut input in stream.chunks(piece) {
+        while !input.is_empty() {
+            let came = stream.len();
+            match deframer.next_frame(&mut input) {
+                Ok(Some((header, body))) => frames.push((header, body.to_vec())),
+                Ok(None) => assert!(input.is_empty(), "asks for more while there is some"),
+                Err(error) => return (frames, Some(error)),
+            }
+            assert!(
+                deframer.capacity_bytes() <= 2 * came.max(HEADER_BYTES),
+                "holds more than what came in"
+            );
+        }
+    }
+    (frames, None)
+}
+
+/// What holds for every frame that was taken: a message that decodes is written in the one
+/// possible way, and a page frame obeys its rules.
+fn check_frame(header: &FrameHeader, body: &[u8]) {
+    if header.kind == FrameKind::Pages {
+        check_pages(header, body);
+    } else if let Ok(message) = decode_message(header, body) {
+        let again = encode_message(&message, header.channel, header.sequence)
+            .expect("what was decoded keeps the limits");
+        assert!(again[..HEADER_BYTES] == header.to_bytes(), "the same header again");
+        assert!(&again[HEADER_BYTES..] == body, "the same body again");
+    }
+}
+
+/// One message. The first byte picks the kind, the next two channel and round; the rest is a body
+/// with a CRC that holds.
+///
+/// # Panics
+/// If the body decodes to a message that is not written to the same body again.
+pub fn fuzz_message(data: &[u8]) {
+    let Some((&[kind, channel, round], body)) = data.split_first_chunk() else { return };
+    let all = FrameKind::ALL;
+    let kind = all[usize::from(kind) % all.len()];
+    if let Some(header) = header_for(kind, channel, round, body) {
+        check_frame(&header, body);
+    }
+}
+
+/// One page frame of [`sample_table`]. The first byte says what was negotiated; the rest is the
+/// body.
+///
+/// # Panics
+/// If a frame that was taken breaks a rule of page frames.
+pub fn fuzz_pages(data: &[u8]) {
+    let Some((_, body)) = data.split_first() else { return };
+    if let Some(header) = header_for(FrameKind::Pages, 0, 1, body) {
+        check_pages(&header, body);
+    }
+}
+
+/// A header as a hostile peer makes it: everything about it is right.
+fn header_for(kind: FrameKind, channel: u8, round: u8, body: &[u8]) -> Option<FrameHeader> {
+    let channel = ChannelId::new(channel % limits::CHANNELS_MAX);
+    let round = if kind.has_round() { round.into() } else { 0 };
+    let body_len = u32::try_from(body.len()).ok()?;
+    let crc = crc32fast::hash(body);
+    let header = FrameHeader::new(kind, channel, 0, round, body_len, crc);
+    FrameHeader::parse(&header.to_bytes()).ok()
+}
+
+fn check_pages(header: &FrameHeader, body: &[u8]) {
+    let table = sample_table();
+    let capabilities = [Capabilities::NONE, Capabilities::LZ4];
+    let [without, with] = capabilities.map(|has| PageFrameView::parse(header, body, &table, has));
+    let Ok(view) = with else {
+        assert!(without.is_err(), "fewer capabilities cannot allow more");
+        return;
+    };
+    let mut builder = PageFrameBuilder::new(table.page_size()).expect("4 KiB fits a frame");
+    let (mut pages, mut bytes, mut floor) = (0, 0, 0);
+    let mut encoded = false;
+    for entry in view.entries() {
+        assert!(table.check_run(entry.run.start().get(), entry.run.pages()).is_ok());
+        assert!(entry.run.start().get() >= floor, "entries ascend");
+        floor = entry.run.end().get();
+        pages += entry.run.pages();
+        bytes += entry.body.len();
+        match entry.kind {
+            PageKind::Zero => {
+                assert!(entry.body.is_empty());
+                builder.push_zero(entry.run).expect("a frame that was taken can be built");
+            }
+            PageKind::Raw => {
+                let place = builder.reserve_raw(entry.run).expect("a frame can be built again");
+                place.copy_from_slice(entry.body);
+                builder.classify(None);
+            }
+            PageKind::Lz4 => {
+                encoded = true;
+                assert!(entry.run.pages() == 1 && entry.body.len() < table.page_size().bytes());
+                decode(entry.body, table.page_size().bytes());
+            }
+        }
+    }
+    assert_eq!(without.is_ok(), !encoded, "encoded pages only where they were negotiated");
+    assert_eq!(pages, view.pages(), "all entries come out");
+    assert!(bytes <= body.len());
+    if !encoded {
+        let built = builder.finish(header.channel, header.sequence, header.round);
+        assert_eq!(built.map(|frame| frame.pages), Some(pages), "built again with as many pages");
+    }
+}
+
+/// One LZ4 block that should decode to one page.
+///
+/// # Panics
+/// If decoding writes outside the page, or if a page does not survive encoding.
+pub fn fuzz_lz4(data: &[u8]) {
+    decode(data, 4096);
+    #[cfg(feature = "lz4")]
+    {
+        use crate::encode::{Lz4Decoder, Lz4Encoder, conformance};
+        let mut page = [0; 4096];
+        let length = data.len().min(page.len());
+        page[..length].copy_from_slice(&data[..length]);
+        let first = crate::units::PageIndex::new(0);
+        conformance::check_page(&mut Lz4Encoder::new(), &mut Lz4Decoder, first, &page);
+    }
+}
+
+fn decode(body: &[u8], page_bytes: usize) {
+    let mut page = vec![0xa5; page_bytes + 64];
+    let mut decoder = crate::encode::decoder(Capabilities::LZ4);
+    let _ = decoder.decode(PageKind::Lz4, body, &mut page[..page_bytes]);
+    assert!(page[page_bytes..].iter().all(|byte| *byte == 0xa5), "written past the page");
+}
