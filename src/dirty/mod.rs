@@ -13,6 +13,7 @@
 //! A migration attempt that fails puts back what it harvested ([`DirtyTracker::restore`]): others
 //! may rely on the record, and the next attempt must send everything (R5).
 
+mod blocks;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 mod marked;
@@ -20,6 +21,10 @@ mod union;
 
 pub use marked::MarkedTracker;
 pub use union::UnionTracker;
+mod pagemap;
+
+pub use marked::MarkedTracker;
+pub use pagemap::PagemapTracker;
 
 use std::time::Duration;
 

@@ -21,7 +21,9 @@ pub struct HostMap {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HostPiece<'a> {
-    /// The mapping.
+    /// Which region.
+    pub region: usize,
+    /// Its mapping.
     pub map: &'a Mapping,
     /// Byte offsets in the mapping.
     pub bytes: Range<usize>,
@@ -83,7 +85,7 @@ impl HostMap {
         self.table.split(run).map(move |piece| {
             let start = PageRun::from_range(0..piece.first_page).bytes(page_size);
             let bytes = start..start + piece.run.bytes(page_size);
-            HostPiece { map: &self.maps[piece.region], bytes, run: piece.run }
+            HostPiece { region: piece.region, map: &self.maps[piece.region], bytes, run: piece.run }
         })
     }
 

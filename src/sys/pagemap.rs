@@ -36,6 +36,12 @@ impl Categories {
     /// The shared page of zeros.
     pub const ZERO: Self = Self(1 << 5);
 
+    /// Both together; `|` in constants.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Whether this and `other` have something in common.
     #[must_use]
     pub const fn has(self, other: Self) -> bool {

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Which 4 KiB units of guest memory the kernel held when the pagemap tracker last looked, in
+//! blocks of 2 MiB (one lower-level page table each).
+//!
+//! It serves two ends. A unit that was held and is no longer was discarded: it reads as zeros now
+//! and must be reported. And a block whose units are all held may be scanned in the fast way that
+//! counts empty entries as written: the only entries that can be empty there are discarded ones,
+//! which must be reported anyway.
+
+use std::ops::Range;
+
+use crate::bitmap::DenseBitmap;
+use crate::sys::{HUGE_PAGE_BYTES, HostMap};
+use crate::units::PageIndex;
+
+/// Bytes of a unit.
+pub(super) const UNIT_BYTES: usize = 4096;
+/// Units of a block.
+const BLOCK_UNITS: usize = HUGE_PAGE_BYTES / UNIT_BYTES;
+const BLOCK_WORDS: usize = BLOCK_UNITS / 64;
+
+/// Shortest run of full blocks that is worth system calls of its own.
+const FULL_RUN_MIN: usize = 4;
+
+/// One bit a unit.
+type Units = [u64; BLOCK_WORDS];
+
+/// What is known of every block of every region.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    /// `first[i]` is the number of region i's first block; one more entry holds the total.
+    first: Vec<usize>,
+    /// Guest bytes of each region.
+    bytes: Vec<usize>,
+    /// Held when last settled.
+    known: Vec<Units>,
+    /// Held, as seen since then. All zero between harvests.
+    seen: Vec<Units>,
+    /// Blocks with a unit in `known` or `seen`.
+    touched: DenseBitmap,
+    /// Blocks of which every unit is in `known`.
+    full: DenseBitmap,
+}
+
+/// Blocks of one region that are scanned in one way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Segment {
+    /// Byte offsets in the region's mapping, whole blocks.
+    pub(super) bytes: Range<usize>,
+    /// Whether all of them are full.
+    pub(super) full: bool,
+}
+
+impl Blocks {
+    /// Nothing is known yet.
+    pub(super) fn new(host: &HostMap) -> Self {
+        let bytes: Vec<_> = host.maps().iter().map(|map| map.guest_bytes()).collect();
+        let mut first = vec![0];
+        let mut total = 0;
+        for bytes in &bytes {
+            total += bytes.div_ceil(HUGE_PAGE_BYTES);
+            first.push(total);
+        }
+        Self {
+            first,
+            bytes,
+            known: vec![Units::default(); total],
+            seen: vec![Units::default(); total],
+            touched: DenseBitmap::new(total as u64),
+            full: DenseBitmap::new(total as u64),
+        }
+    }
+
+    /// The next blocks of `region` at or after byte `from` (a block's start) that are scanned in
+    /// one way; `None` at the region's end.
+    pub(super) fn next_segment(&self, region: usize, from: usize) -> Option<Segment> {
+        let first = *self.first.get(region)?;
+        let end = *self.first.get(region + 1)?;
+        let start = first + from / HUGE_PAGE_BYTES;
+        if start >= end {
+            return None;
+        }
+        let segment = |from: usize, to: usize, full| Segment {
+            bytes: (from - first) * HUGE_PAGE_BYTES..(to - first) * HUGE_PAGE_BYTES,
+            full,
+        };
+        let mut at = start;
+        while let Some(run) = self.full.next_run(PageIndex::new(at as u64), u64::MAX) {
+            let (run_start, run_end) = (run.start().as_usize(), run.end().as_usize().min(end));
+            if run_start >= end {
+                break;
+            }
+            if run_end - run_start >= FULL_RUN_MIN.min(end - first) {
+                return Some(if run_start == start {
+                    segment(start, run_end, true)
+                } else {
+                    segment(start, run_start, false)
+                });
+            }
+            at = run.end().as_usize();
+        }
+        Some(segment(start, end, false))
+    }
+
+    /// Notes that the kernel holds these bytes of a region.
+    pub(super) fn see(&mut self, region: usize, bytes: Range<usize>) {
+        let mut unit = bytes.start / UNIT_BYTES;
+        let end = bytes.end.min(self.bytes[region]).div_ceil(UNIT_BYTES);
+        while unit < end {
+            let block = self.first[region] + unit / BLOCK_UNITS;
+            let low = unit % 64;
+            let taken = (64 - low).min(end - unit);
+            self.seen[block][unit % BLOCK_UNITS / 64] |= (u64::MAX >> (64 - taken)) << low;
+            self.touched.set(PageIndex::new(block as u64));
+            unit += taken;
+        }
+    }
+
+    /// Ends a look at some blocks of a region: what was seen is known from now on, and the bytes
+    /// of each unit that was known and not seen are handed to `gone`.
+    pub(super) fn settle(
+        &mut self,
+        region: usize,
+        bytes: Range<usize>,
+        mut gone: impl FnMut(Range<usize>),
+    ) {
+        let first = self.first[region];
+        let mut at = PageIndex::new((first + bytes.start / HUGE_PAGE_BYTES) as u64);
+        let end = first + bytes.end / HUGE_PAGE_BYTES;
+        while let Some(page) = self.touched.next_set(at).filter(|page| page.as_usize() < end) {
+            let block = page.as_usize();
+            let offset = (block - first) * HUGE_PAGE_BYTES;
+            let seen = std::mem::take(&mut self.seen[block]);
+            let known = std::mem::replace(&mut self.known[block], seen);
+            for (word, (known, seen)) in known.iter().zip(seen).enumerate() {
+                let mut lost = known & !seen;
+                while lost != 0 {
+                    let unit = word * 64 + lost.trailing_zeros() as usize;
+                    let start = offset + unit * UNIT_BYTES;
+                    gone(start..start + UNIT_BYTES);
+                    lost &= lost - 1;
+                }
+            }
+            let held: usize = seen.iter().map(|word| word.count_ones() as usize).sum();
+            let units = (self.bytes[region] - offset).div_ceil(UNIT_BYTES).min(BLOCK_UNITS);
+            if held == units {
+                self.full.set(page);
+            } else {
+                self.full.clear(page);
+            }
+            if held == 0 {
+                self.touched.clear(page);
+            }
+            at = page + 1;
+        }
+    }
+}
