@@ -19,6 +19,8 @@ pub mod conformance;
 mod marked;
 mod union;
 
+#[cfg(feature = "vm-memory")]
+pub(crate) use marked::BitmapHolder;
 pub use marked::MarkedTracker;
 pub use union::UnionTracker;
 mod pagemap;
