@@ -17,16 +17,14 @@ mod blocks;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 mod marked;
+mod pagemap;
 mod union;
 
 #[cfg(feature = "vm-memory")]
 pub(crate) use marked::BitmapHolder;
 pub use marked::MarkedTracker;
-pub use union::UnionTracker;
-mod pagemap;
-
-pub use marked::MarkedTracker;
 pub use pagemap::PagemapTracker;
+pub use union::UnionTracker;
 
 use std::time::Duration;
 
