@@ -109,6 +109,7 @@ fn channels_encoders_policies_and_verification() {
         let mut options = options(policy);
         (options.channels, options.encoder, options.verify) = (channels, encoder, verify);
         let (report, received, there) = migrate(&guest, options, tcp());
+        println!("{policy}: {:?}, {:?}", report.totals, report.downtime);
         assert_eq!((report.channels, report.verified), (channels, verify), "{report:#?}");
         assert_eq!(report.encoder, encoder.name());
         assert!(!report.rounds.is_empty() && !report.decisions.is_empty());
