@@ -36,6 +36,7 @@ pub mod policy;
 pub mod region;
 pub mod report;
 pub mod session;
+pub mod sim;
 mod sync;
 pub mod sys;
 pub mod transport;

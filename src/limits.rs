@@ -69,6 +69,13 @@ pub const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// Outcomes of past migrations that a destination remembers without a journal.
 pub const OUTCOMES_REMEMBERED: usize = 1024;
 
+/// Most separate parts of guest memory that the mprotect tracker makes writable one page at a
+/// time. Each costs up to two of the process's mappings, of which Linux allows 65,530 by default,
+/// and a process that runs out of them can start no thread.
+pub const MPROTECT_SPLITS_MAX: usize = 16 << 10;
+/// Calls of the kernel's page walk without progress after which a scan gives up.
+pub const PAGEMAP_STALLS_MAX: u32 = 16;
+
 const _: () = assert!(FRAME_PAGE_PAYLOAD_MAX >= FRAME_PAGE_BYTES_MAX);
 const _: () = assert!(FRAME_BODY_MAX >= 2 * FRAME_PAGE_PAYLOAD_MAX, "worst case: raw plus table");
 const _: () = assert!(HELLO_BODY_MAX as usize > 16 * REGIONS_MAX + 2 * REASON_BYTES_MAX);

@@ -30,8 +30,8 @@ type Units = [u64; BLOCK_WORDS];
 pub(super) struct Blocks {
     /// `first[i]` is the number of region i's first block; one more entry holds the total.
     first: Vec<usize>,
-    /// Guest bytes of each region.
-    bytes: Vec<usize>,
+    /// Bytes of each region's `known` units.
+    known_bytes: Vec<u64>,
     /// Held when last settled.
     known: Vec<Units>,
     /// Held, as seen since then. All zero between harvests.
@@ -54,21 +54,25 @@ pub(super) struct Segment {
 impl Blocks {
     /// Nothing is known yet.
     pub(super) fn new(host: &HostMap) -> Self {
-        let bytes: Vec<_> = host.maps().iter().map(|map| map.guest_bytes()).collect();
         let mut first = vec![0];
         let mut total = 0;
-        for bytes in &bytes {
-            total += bytes.div_ceil(HUGE_PAGE_BYTES);
+        for map in host.maps() {
+            total += map.mapped_addresses().len() / HUGE_PAGE_BYTES;
             first.push(total);
         }
         Self {
             first,
-            bytes,
+            known_bytes: vec![0; host.maps().len()],
             known: vec![Units::default(); total],
             seen: vec![Units::default(); total],
             touched: DenseBitmap::new(total as u64),
             full: DenseBitmap::new(total as u64),
         }
+    }
+
+    /// Bytes of the units of a region that were held when last settled.
+    pub(super) fn known_bytes(&self, region: usize) -> u64 {
+        self.known_bytes[region]
     }
 
     /// The next blocks of `region` at or after byte `from` (a block's start) that are scanned in
@@ -105,7 +109,7 @@ impl Blocks {
     /// Notes that the kernel holds these bytes of a region.
     pub(super) fn see(&mut self, region: usize, bytes: Range<usize>) {
         let mut unit = bytes.start / UNIT_BYTES;
-        let end = bytes.end.min(self.bytes[region]).div_ceil(UNIT_BYTES);
+        let end = bytes.end.div_ceil(UNIT_BYTES);
         while unit < end {
             let block = self.first[region] + unit / BLOCK_UNITS;
             let low = unit % 64;
@@ -141,9 +145,11 @@ impl Blocks {
                     lost &= lost - 1;
                 }
             }
-            let held: usize = seen.iter().map(|word| word.count_ones() as usize).sum();
-            let units = (self.bytes[region] - offset).div_ceil(UNIT_BYTES).min(BLOCK_UNITS);
-            if held == units {
+            let count = |units: Units| units.iter().map(|word| u64::from(word.count_ones())).sum();
+            let (held, before): (u64, u64) = (count(seen), count(known));
+            self.known_bytes[region] += held * UNIT_BYTES as u64;
+            self.known_bytes[region] -= before * UNIT_BYTES as u64;
+            if held == BLOCK_UNITS as u64 {
                 self.full.set(page);
             } else {
                 self.full.clear(page);

@@ -16,14 +16,20 @@
 mod blocks;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
+#[cfg(test)]
+mod kernel_tests;
 mod marked;
+mod mprotect;
 mod pagemap;
+mod probe;
 mod union;
 
 #[cfg(feature = "vm-memory")]
 pub(crate) use marked::BitmapHolder;
 pub use marked::MarkedTracker;
+pub use mprotect::MprotectTracker;
 pub use pagemap::PagemapTracker;
+pub use probe::{Probed, TRACKER_NAMES, probe, tracker_by_name};
 pub use union::UnionTracker;
 
 use std::time::Duration;

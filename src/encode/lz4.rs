@@ -41,7 +41,8 @@ impl PageEncoder for Lz4Encoder {
 
 /// Undoes [`Lz4Encoder`]. Reads and writes nothing outside its slices: lz4_flex checks every
 /// length and offset of a block.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
+#[non_exhaustive]
 pub struct Lz4Decoder;
 
 impl PageDecoder for Lz4Decoder {

@@ -6,6 +6,7 @@ use crate::units::PageIndex;
 
 /// Leaves every page as it is.
 #[derive(Debug, Default, Clone, Copy)]
+#[non_exhaustive]
 pub struct RawEncoder;
 
 impl RawEncoder {
@@ -28,6 +29,7 @@ impl PageEncoder for RawEncoder {
 
 /// Knows no encoded kind: raw and zero pages never get to a decoder.
 #[derive(Debug, Default, Clone, Copy)]
+#[non_exhaustive]
 pub struct RawDecoder;
 
 impl PageDecoder for RawDecoder {

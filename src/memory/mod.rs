@@ -7,11 +7,11 @@
 
 mod digest;
 mod mapped;
+#[cfg(feature = "vm-memory")]
+pub mod vm_memory;
 
 pub use digest::{digest_page, digest_run};
 pub use mapped::{MapOptions, MappedMemory};
-#[cfg(feature = "vm-memory")]
-pub mod vm_memory;
 
 use crate::bitmap::DenseBitmap;
 use crate::units::{PageIndex, PageRun};

@@ -22,12 +22,19 @@ pub struct SourceConfig {
     pub capabilities: Capabilities,
     /// Compare digests of all memory before Commit.
     pub verify: bool,
+    /// The tracker forgets a page's dirt when the page is re-armed for sending, not when it is
+    /// harvested ([`DirtyTracker::needs_rearm`](crate::dirty::DirtyTracker::needs_rearm)). A
+    /// failed attempt then gives back what it sent, too: the first round re-arms pages that no
+    /// harvest reported.
+    pub tracker_rearms: bool,
     /// Describes the guest to the destination's factory.
     pub guest: String,
     /// Most pages in one batch (one frame).
     pub batch_pages: u32,
     /// Batches that may be queued on one channel.
     pub channel_queue: usize,
+    /// Pages that one peek at the dirty record looks ahead, for policies that skip pages.
+    pub peek_window_pages: u64,
     /// Downtime that the user allows; only policies look at it.
     pub downtime_limit: Duration,
     /// Declared part of a switchover's fixed cost: pause, state, resume. Harvest time and round
@@ -62,10 +69,12 @@ impl SourceConfig {
             channels: 1,
             capabilities: Capabilities::ANNOUNCE,
             verify: false,
+            tracker_rearms: false,
             guest: String::new(),
             batch_pages: (limits::FRAME_PAGE_PAYLOAD_MAX / 4 / page_bytes)
                 .clamp(1, limits::FRAME_PAGES_MAX),
             channel_queue: limits::CHANNEL_QUEUE_BATCHES,
+            peek_window_pages: limits::PEEK_WINDOW_PAGES,
             downtime_limit: Duration::from_millis(300),
             declared_fixed_cost: Duration::from_millis(1),
             cadence: Duration::from_millis(10),

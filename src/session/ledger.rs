@@ -44,7 +44,7 @@ impl Ledger {
         self.skipped_pages
     }
 
-    /// Everything harvested in this attempt.
+    /// Everything that was taken out of the tracker's record in this attempt.
     pub(crate) fn harvested(&self) -> &DenseBitmap {
         &self.harvested
     }
@@ -60,6 +60,17 @@ impl Ledger {
     pub(crate) fn owe_harvested(&mut self, set: &DenseBitmap) -> Result<(), LengthMismatch> {
         self.harvested.or_with(set)?;
         self.owe_populated(set)
+    }
+
+    /// Runs that are about to be re-armed: a failed attempt must give them back, harvested or not.
+    pub(crate) fn note_rearmed(&mut self, runs: &[PageRun]) {
+        runs.iter().for_each(|run| self.harvested.set_run(*run));
+    }
+
+    /// A harvest failed half way: any page may have been taken out of the tracker's record, so a
+    /// failed attempt must give back all of them.
+    pub(crate) fn distrust_record(&mut self) {
+        self.harvested = DenseBitmap::full(self.harvested.len());
     }
 
     /// The runs of owed pages.

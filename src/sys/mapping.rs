@@ -11,7 +11,8 @@ use std::sync::atomic::AtomicU64;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mprotect};
+use nix::sys::mman::{MapFlags, MmapAdvise, madvise};
+use nix::sys::stat::fstat;
 use nix::unistd::{SysconfVar, Whence, ftruncate, lseek, sysconf};
 
 use super::reserve::{Content, give_back, map_aligned};
@@ -190,6 +191,16 @@ impl Mapping {
         fallocate(file, mode, offset, length).map_err(io::Error::from)
     }
 
+    /// Bytes of data in a memfd, swapped out or not; `None` if there is no file.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn data_bytes(&self) -> io::Result<Option<u64>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        // The unit of `st_blocks` is 512 bytes, whatever the file system's own is (stat(2)).
+        Ok(Some(u64::try_from(fstat(file)?.st_blocks).unwrap_or(0) * 512))
+    }
+
     /// The first extent of data in a memfd at or after byte `from`; `None` if there is none, or no
     /// file.
     ///
@@ -205,16 +216,6 @@ impl Mapping {
         let end = lseek(file, start, Whence::SeekHole)?;
         let number = |at| usize::try_from(at).map_err(|_| Errno::EOVERFLOW);
         Ok(Some(number(start)?..number(end)?))
-    }
-
-    /// Forbids or allows writing these bytes. A write to forbidden bytes raises SIGSEGV, so only
-    /// a tracker that handles the signal may forbid.
-    pub(super) fn protect(&self, range: Range<usize>, writable: bool) -> io::Result<()> {
-        let mut protection = ProtFlags::PROT_READ;
-        protection.set(ProtFlags::PROT_WRITE, writable);
-        let (start, bytes) = self.checked(range)?;
-        // SAFETY: the range lies inside the mapping and stays readable, as the invariant asks.
-        unsafe { mprotect(start.cast(), bytes, protection) }.map_err(io::Error::from)
     }
 
     fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> io::Result<()> {

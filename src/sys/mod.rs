@@ -11,6 +11,7 @@ mod mapping;
 pub(crate) mod membarrier;
 mod pagemap;
 mod reserve;
+mod segv;
 pub(crate) mod socket;
 mod uffd;
 
@@ -18,4 +19,5 @@ pub use copy::{copy_from_words, copy_to_words, is_zero, read_bytes, write_bytes}
 pub use hostmap::{HostMap, HostPiece};
 pub use mapping::{Backing, HUGE_PAGE_BYTES, Mapping, base_page_bytes};
 pub use pagemap::{Categories, Pagemap, Query, RegionBuffer};
+pub use segv::{SLOTS as WRITE_WATCHES_MAX, WriteWatch};
 pub use uffd::{UffdMode, Userfaultfd};

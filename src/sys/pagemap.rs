@@ -12,10 +12,10 @@ use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 
+use crate::limits;
+
 /// Entries that one call can return. The kernel fills 512 at a time, whatever the caller offers.
 const REGIONS_PER_CALL: usize = 512;
-/// Calls without progress after which a scan gives up.
-const STALLS_MAX: u32 = 16;
 
 const PM_SCAN_WP_MATCHING: u64 = 1;
 const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
@@ -181,7 +181,7 @@ impl Pagemap {
                 visit(number(region.start)..number(region.end), Categories(region.categories));
             }
             stalls = if walk_end > at { 0 } else { stalls + 1 };
-            if stalls > STALLS_MAX {
+            if stalls > limits::PAGEMAP_STALLS_MAX {
                 return Err(io::Error::other("the kernel's page walk makes no progress"));
             }
             at = walk_end.max(at);

@@ -12,6 +12,10 @@
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fault;
+#[cfg(any(test, feature = "test-util"))]
+mod fault_tap;
 mod pipe;
 mod tcp;
 #[cfg(test)]

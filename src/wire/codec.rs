@@ -199,7 +199,7 @@ fn cut(text: &str) -> &str {
 
 fn check_len(what: &'static str, found: usize, limit: u32) -> Result<u32, WireError> {
     let length = u32::try_from(found).ok().filter(|length| *length <= limit);
-    length.ok_or(WireError::TooLong { what, found: found as u64, limit: limit.into() })
+    length.ok_or_else(|| WireError::TooLong { what, found: found as u64, limit: limit.into() })
 }
 
 /// The rules for one piece of state; both sides apply them.
@@ -324,12 +324,13 @@ impl<'a> Fields<'a> {
 
     fn code<C>(&mut self, field: &'static str, of: fn(u16) -> Option<C>) -> Result<C, WireError> {
         let value = self.u16()?;
-        of(value).ok_or(WireError::Value { field, value: value.into() })
+        of(value).ok_or_else(|| WireError::Value { field, value: value.into() })
     }
 
     fn fate(&mut self) -> Result<Fate, WireError> {
         let value = self.u8()?;
-        Fate::from_wire(value).ok_or(WireError::Value { field: "Fate", value: value.into() })
+        Fate::from_wire(value)
+            .ok_or_else(|| WireError::Value { field: "Fate", value: value.into() })
     }
 
     fn text(&mut self, field: &'static str) -> Result<String, WireError> {

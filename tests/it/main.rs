@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Tests of the whole library, in one binary.
+//! The integration tests: one binary, a module for each concern.
 
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod corpus;
+mod failure;
 mod loopback;
 mod support;

@@ -132,6 +132,9 @@ impl SourceSession {
     pub(super) fn action_failed(&mut self, now: Tick, reason: &str) {
         // A pause that failed may have stopped some vCPUs already.
         self.paused |= self.phase == SourcePhase::Pausing;
+        if matches!(self.phase, SourcePhase::Harvesting | SourcePhase::FinalHarvest) {
+            self.ledger.distrust_record();
+        }
         self.fail_or_doubt(now, AbortCode::Source, reason.to_owned());
     }
 

@@ -55,6 +55,9 @@ impl SourceSession {
             if runs.is_empty() {
                 return;
             }
+            if self.config.tracker_rearms {
+                self.ledger.note_rearmed(&runs);
+            }
             let Ok(channel) = u8::try_from(lane).map(ChannelId::new) else { return };
             self.lanes[lane].queued += 1;
             self.meter.batch_queued(now);
@@ -72,7 +75,8 @@ impl SourceSession {
     }
 
     fn peek_ahead(&mut self, next: PageIndex) {
-        let end = (next.get() + limits::PEEK_WINDOW_PAGES).min(self.config.regions.pages());
+        let window = self.config.peek_window_pages.max(1);
+        let end = (next.get() + window).min(self.config.regions.pages());
         self.cursor = next;
         self.peeked_to = PageIndex::new(end);
         self.peek_pending = true;
@@ -183,6 +187,7 @@ impl SourceSession {
             return;
         }
         if let Err(error) = self.ledger.owe_harvested(set) {
+            self.ledger.distrust_record();
             return self.fail(now, AbortCode::Source, format!("Harvested pages: {error}"));
         }
         self.meter.harvested(began, now, set.count(), last);

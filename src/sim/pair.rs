@@ -1,0 +1,530 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Source and destination in virtual time over a modelled link.
+//!
+//! The link is one queue that all channels share: an item leaves when the items before it have
+//! left, takes its bytes over the bandwidth, and arrives one latency later. Nothing is drawn at
+//! random outside the workload's own generator, and events of the same time happen in the order
+//! in which they were planned: a plan and a seed always give the same run (R8).
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::checker::{Checker, End, Violation};
+use super::destination::{DestinationCosts, DestinationFaults, DestinationHost};
+use super::model::ModelGuest;
+use super::source::{Costs, Job, SourceFaults, SourceHost, WireItem};
+use super::workload::Workload;
+use crate::policy::StopPolicy;
+use crate::report::{Decision, Outcome, RoundReport, Totals};
+use crate::session::{
+    DestinationConfig, DestinationInput, SessionEvent, SourceConfig, SourceInput, SourcePhase,
+};
+use crate::units::{ChannelId, PageSize, Tick};
+use crate::wire::{Fate, Message};
+
+/// The modelled link.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain pair")]
+pub struct Link {
+    /// Bytes per second over all channels together.
+    pub bandwidth_bytes_per_s: f64,
+    /// One-way latency.
+    pub latency: Duration,
+}
+
+/// What disturbs a run, and when.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Disturbance {
+    /// A channel breaks.
+    Lose(u8),
+    /// All channels break.
+    CutLink,
+    /// All channels break, and no question gets through either.
+    CutForGood,
+    /// The source's user cancels.
+    Cancel,
+    /// The destination's operator cancels.
+    CancelDestination,
+    /// The source's process dies.
+    KillSource,
+    /// The destination's process dies and is started again with its journal.
+    KillDestination,
+    /// The destination stops reading and answering, without closing anything.
+    Silence,
+}
+
+/// One run to simulate.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PairPlan {
+    /// Parameters of the source, memory map included.
+    pub source: SourceConfig,
+    /// Parameters of the destination.
+    pub destination: DestinationConfig,
+    /// When to stop.
+    pub policy: Box<dyn StopPolicy>,
+    /// What the guest writes.
+    pub workload: Workload,
+    /// Share of pages that hold something at the start.
+    pub populated: f64,
+    /// The link.
+    pub link: Link,
+    /// Time that a sender takes to read and encode one page.
+    pub per_page: Duration,
+    /// Time that pausing takes.
+    pub pause_cost: Duration,
+    /// Time that a harvest takes, whatever it finds.
+    pub harvest_cost: Duration,
+    /// Time that export and import of the state take, each.
+    pub state_cost: Duration,
+    /// Disturbances by time.
+    pub disturbances: Vec<(Tick, Disturbance)>,
+    pub(super) source_faults: SourceFaults,
+    pub(super) destination_faults: DestinationFaults,
+    pub(super) short_harvest: bool,
+}
+
+impl PairPlan {
+    /// A run with a 1 Gb/s link of 0.1 ms latency and small fixed costs.
+    #[must_use]
+    pub fn new(source: SourceConfig, policy: Box<dyn StopPolicy>, workload: Workload) -> Self {
+        Self {
+            source,
+            destination: DestinationConfig::default(),
+            policy,
+            workload,
+            populated: 1.0,
+            link: Link { bandwidth_bytes_per_s: 125e6, latency: Duration::from_micros(100) },
+            per_page: Duration::from_nanos(500),
+            pause_cost: Duration::from_micros(200),
+            harvest_cost: Duration::from_micros(500),
+            state_cost: Duration::from_micros(100),
+            disturbances: Vec::new(),
+            source_faults: SourceFaults::default(),
+            destination_faults: DestinationFaults::default(),
+            short_harvest: false,
+        }
+    }
+}
+
+/// What a run came to.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[non_exhaustive]
+pub struct PairResult {
+    /// How it ended at the source; `None` if its process was killed.
+    pub outcome: Option<Outcome>,
+    /// Why it did not hand over.
+    pub failure: Option<String>,
+    /// Round by round.
+    pub rounds: Vec<RoundReport>,
+    /// Decision by decision.
+    pub decisions: Vec<Decision>,
+    /// Sums.
+    pub totals: Totals,
+    /// From the call to pause to the resume at the destination, on the one virtual clock.
+    pub downtime: Option<Duration>,
+    /// What the policy expected when it stopped: its estimate at the last harvest.
+    pub expected_downtime: Option<Duration>,
+    /// Writes of the guest at the source.
+    pub guest_writes: u64,
+    /// Hash over every event in order: equal for equal plans and seeds (R8).
+    pub log_hash: u64,
+    /// Broken rules.
+    #[serde(skip)]
+    pub violations: Vec<Violation>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Event {
+    Sender(ChannelId),
+    Sent(ChannelId, crate::wire::RoundCounts, u64),
+    Arrive(ChannelId, WireItem),
+    Back(Message),
+    Digested,
+    QueryArrives,
+    Answer(Option<Fate>),
+    SourceNotices(ChannelId),
+    DestinationNotices(ChannelId),
+    Disturb(Disturbance),
+}
+
+/// Events are taken by time, then by the order in which they were planned.
+#[derive(PartialEq, Eq, Debug)]
+struct Planned {
+    at: Tick,
+    number: u64,
+    event: Event,
+}
+
+impl Ord for Planned {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Virtual time after which a run counts as hung.
+const END_OF_TIME: Tick = Tick::from_nanos(20 * 3600 * 1_000_000_000);
+
+#[derive(Debug)]
+struct Pair {
+    source: SourceHost,
+    destination: DestinationHost,
+    workload: Workload,
+    link: Link,
+    per_page: Duration,
+    heap: BinaryHeap<Reverse<Planned>>,
+    planned: u64,
+    link_free: Tick,
+    busy: Vec<bool>,
+    cut: Vec<bool>,
+    unreachable: bool,
+    silent: bool,
+    disturbed: bool,
+    source_free: Tick,
+    check: Checker,
+    log: DefaultHasher,
+}
+
+/// Runs a plan to its end.
+#[must_use]
+pub fn run(plan: PairPlan) -> PairResult {
+    let mut pair = Pair::new(plan);
+    pair.follow_source(Tick::ZERO, |host, destination_runs, check, guest_runs| {
+        host.carry_out(Tick::ZERO, destination_runs, check, guest_runs)
+    });
+    while pair.step() {}
+    pair.result()
+}
+
+impl Pair {
+    fn new(plan: PairPlan) -> Self {
+        let pages = plan.source.regions.pages();
+        let channels = usize::from(plan.source.channels);
+        let populated = plan.populated;
+        #[expect(clippy::cast_precision_loss, reason = "a share")]
+        let guest = ModelGuest::new(pages, |p| (p as f64) < pages as f64 * populated);
+        let page_bytes = plan.source.regions.page_size();
+        debug_assert!(page_bytes == PageSize::BASE, "the model's frames hold 4 KiB pages");
+        let two_phase = plan.source.tracker_rearms;
+        let mut source = SourceHost::new(Tick::ZERO, plan.source, plan.policy, guest, two_phase);
+        source.keep_events = true;
+        source.faults = plan.source_faults;
+        source.tracker.short = plan.short_harvest;
+        source.costs = Costs {
+            pause: plan.pause_cost,
+            harvest: plan.harvest_cost,
+            per_dirty_page: Duration::from_nanos(75),
+            export: plan.state_cost,
+        };
+        let mut destination = DestinationHost::new(Tick::ZERO, plan.destination);
+        destination.faults = plan.destination_faults;
+        destination.costs = DestinationCosts {
+            import: plan.state_cost,
+            digest: Duration::from_micros(pages / 4),
+            resume: plan.state_cost,
+        };
+        let mut pair = Self {
+            source,
+            destination,
+            workload: plan.workload,
+            link: plan.link,
+            per_page: plan.per_page,
+            heap: BinaryHeap::new(),
+            planned: 0,
+            link_free: Tick::ZERO,
+            busy: vec![false; channels],
+            cut: vec![false; channels],
+            unreachable: false,
+            silent: false,
+            disturbed: false,
+            source_free: Tick::ZERO,
+            check: Checker::default(),
+            log: DefaultHasher::new(),
+        };
+        for (at, disturbance) in plan.disturbances {
+            pair.plan(at, Event::Disturb(disturbance));
+        }
+        pair
+    }
+
+    fn plan(&mut self, at: Tick, event: Event) {
+        self.planned += 1;
+        self.heap.push(Reverse(Planned { at, number: self.planned, event }));
+    }
+
+    /// One event or timeout; `false` when nothing can happen any more.
+    fn step(&mut self) -> bool {
+        let event = self.heap.peek().map(|Reverse(p)| p.at);
+        let alive = |alive: bool, t: Option<Tick>| if alive { t } else { None };
+        let source = alive(self.source.alive, self.source.session.poll_timeout())
+            .map(|t| t.max(self.source_free));
+        let destination =
+            alive(self.destination.alive && !self.silent, self.destination.session.poll_timeout());
+        let Some(now) = [event, source, destination].into_iter().flatten().min() else {
+            return false;
+        };
+        if now > END_OF_TIME {
+            self.check.breach("liveness", format!("still going after {now:?}"));
+            return false;
+        }
+        if event == Some(now) {
+            if let Some(Reverse(planned)) = self.heap.pop() {
+                self.happen(now, planned.event);
+            }
+        } else if source == Some(now) {
+            self.follow_source(now, |host, destination_runs, check, guest_runs| {
+                host.handle_timeout(now, destination_runs, check, guest_runs)
+            });
+        } else {
+            self.destination.handle_timeout(now, &self.source, &mut self.check);
+            self.after_destination();
+        }
+        self.check.runners(
+            self.source.alive && self.source.guest.running,
+            self.destination.alive && self.destination.running,
+        );
+        true
+    }
+
+    fn happen(&mut self, now: Tick, event: Event) {
+        now.hash(&mut self.log);
+        std::mem::discriminant(&event).hash(&mut self.log);
+        match event {
+            Event::Sender(channel) => self.sender(now, channel),
+            Event::Sent(channel, counts, zero_pages) => {
+                self.busy[channel.as_usize()] = false;
+                self.tell_source(now, SourceInput::BatchSent { channel, counts, zero_pages });
+            }
+            Event::Arrive(channel, item) => {
+                if self.destination.alive && !self.silent {
+                    self.destination.deliver(now, channel, item, &self.source, &mut self.check);
+                    self.after_destination();
+                }
+            }
+            Event::Back(message) => self.tell_source(now, SourceInput::Message(message)),
+            Event::Digested => {
+                let digest = self.source.digest();
+                self.tell_source(now, SourceInput::Digested(digest));
+            }
+            Event::QueryArrives => self.query(now),
+            Event::Answer(fate) => self.tell_source(now, SourceInput::Answered(fate)),
+            Event::SourceNotices(channel) => {
+                let reason = "connection reset".to_owned();
+                self.tell_source(now, SourceInput::ChannelLost { channel, reason });
+            }
+            Event::DestinationNotices(channel) => {
+                if !self.silent {
+                    let reason = "connection reset".to_owned();
+                    let input = DestinationInput::ChannelLost { channel, reason };
+                    self.destination.handle(now, input, &self.source, &mut self.check);
+                    self.after_destination();
+                }
+            }
+            Event::Disturb(disturbance) => self.disturb(now, disturbance),
+        }
+    }
+
+    /// Lets the source act, with the guest running while it is busy, and plans what follows.
+    fn follow_source(
+        &mut self,
+        now: Tick,
+        act: impl FnOnce(
+            &mut SourceHost,
+            bool,
+            &mut Checker,
+            &mut dyn FnMut(&mut SourceHost, Tick),
+        ) -> Tick,
+    ) {
+        let Self { source, workload, check, destination, .. } = self;
+        let mut guest_runs = |host: &mut SourceHost, until: Tick| {
+            workload.run(&mut host.guest, &mut host.tracker, host.throttle, until);
+        };
+        let now = now.max(self.source_free);
+        guest_runs(source, now);
+        self.source_free = act(source, destination.running, check, &mut guest_runs);
+        self.after_source();
+    }
+
+    fn tell_source(&mut self, now: Tick, input: SourceInput<'_>) {
+        let now = now.max(self.source_free);
+        self.follow_source(now, |host, destination_runs, check, guest_runs| {
+            host.handle(now, input, destination_runs, check, guest_runs)
+        });
+    }
+
+    fn after_source(&mut self) {
+        let now = self.source_free;
+        for channel in 0..self.busy.len() {
+            if !self.busy[channel] && !self.source.jobs[channel].is_empty() {
+                self.busy[channel] = true;
+                let Ok(id) = u8::try_from(channel) else { continue };
+                self.plan(now, Event::Sender(ChannelId::new(id)));
+            }
+        }
+        if std::mem::take(&mut self.source.digest_due) {
+            let pages = self.source.guest.versions.len() as u64;
+            self.plan(now + Duration::from_micros(pages / 4), Event::Digested);
+        }
+        if std::mem::take(&mut self.source.wants_to_ask) {
+            if self.unreachable {
+                self.plan(now + Duration::from_secs(1), Event::Answer(None));
+            } else {
+                self.plan(now + self.link.latency * 2, Event::QueryArrives);
+            }
+        }
+    }
+
+    fn after_destination(&mut self) {
+        for (leaves, message) in std::mem::take(&mut self.destination.outbox) {
+            if !self.cut[0] {
+                self.plan(leaves + self.link.latency, Event::Back(message));
+            }
+        }
+    }
+
+    /// A channel's sender takes its next job.
+    fn sender(&mut self, now: Tick, channel: ChannelId) {
+        let at = channel.as_usize();
+        let Self { source, workload, .. } = self;
+        workload.run(&mut source.guest, &mut source.tracker, source.throttle, now);
+        let pages = match self.source.jobs[at].front() {
+            Some(Job::Read { batch, .. }) => batch.pages(),
+            Some(Job::Send(_)) => 0,
+            None => {
+                self.busy[at] = false;
+                return;
+            }
+        };
+        let mut out = None;
+        for _ in 0..=pages {
+            out = self.source.sender_step(channel);
+            if out.is_some() {
+                break;
+            }
+        }
+        let Some((item, sent)) = out else { return };
+        let ready = now + self.per_page * u32::try_from(pages).unwrap_or(u32::MAX);
+        let gone = self.transmit(ready, channel, item);
+        match sent {
+            Some((counts, zero)) => self.plan(gone, Event::Sent(channel, counts, zero)),
+            None => self.plan(gone, Event::Sender(channel)),
+        }
+    }
+
+    fn transmit(&mut self, ready: Tick, channel: ChannelId, item: WireItem) -> Tick {
+        #[expect(clippy::cast_precision_loss, reason = "a time")]
+        let takes = Duration::from_secs_f64(item.bytes() as f64 / self.link.bandwidth_bytes_per_s);
+        let gone = ready.max(self.link_free) + takes;
+        self.link_free = gone;
+        if !self.cut[channel.as_usize()] {
+            self.plan(gone + self.link.latency, Event::Arrive(channel, item));
+        }
+        gone
+    }
+
+    fn query(&mut self, now: Tick) {
+        let fate = if self.silent {
+            None
+        } else {
+            let fate = self.destination.query(now, &self.source, &mut self.check);
+            self.after_destination();
+            Some(fate)
+        };
+        let answer = fate.filter(|_| !self.unreachable);
+        self.plan(now + self.link.latency, Event::Answer(answer));
+    }
+
+    fn disturb(&mut self, now: Tick, disturbance: Disturbance) {
+        self.disturbed = true;
+        match disturbance {
+            Disturbance::Lose(channel) => self.lose(now, usize::from(channel)),
+            Disturbance::CutLink => (0..self.cut.len()).for_each(|c| self.lose(now, c)),
+            Disturbance::CutForGood => {
+                self.unreachable = true;
+                (0..self.cut.len()).for_each(|c| self.lose(now, c));
+            }
+            Disturbance::Cancel => self.tell_source(now, SourceInput::Cancel),
+            Disturbance::CancelDestination => {
+                let input = DestinationInput::Cancel;
+                self.destination.handle(now, input, &self.source, &mut self.check);
+                self.after_destination();
+            }
+            Disturbance::KillSource => {
+                self.source.kill();
+                (0..self.cut.len()).for_each(|c| self.lose(now, c));
+            }
+            Disturbance::KillDestination => {
+                self.destination.kill();
+                (0..self.cut.len()).for_each(|c| self.lose(now, c));
+            }
+            Disturbance::Silence => self.silent = true,
+        }
+    }
+
+    /// Both ends notice a broken channel one latency later; what is on its way still arrives.
+    fn lose(&mut self, now: Tick, channel: usize) {
+        if std::mem::replace(&mut self.cut[channel], true) {
+            return;
+        }
+        if let Ok(id) = u8::try_from(channel).map(ChannelId::new) {
+            let noticed = now.max(self.link_free) + self.link.latency * 2;
+            self.plan(noticed, Event::SourceNotices(id));
+            self.plan(noticed, Event::DestinationNotices(id));
+        }
+    }
+
+    fn result(mut self) -> PairResult {
+        let planned = self.source.faults != SourceFaults::default()
+            || self.destination.faults != DestinationFaults::default()
+            || self.source.tracker.short;
+        let gave_up = self.source.session.failure().is_some_and(|f| f.contains("policy gave up"));
+        self.check.ended(&End {
+            outcome: self.source.finished,
+            source_alive: self.source.alive,
+            source_runs: self.source.guest.running,
+            destination_alive: self.destination.alive && !self.silent,
+            destination_over: self.destination.over(),
+            destination_took_over: self.destination.took_over,
+            undisturbed: !self.disturbed && !planned && !gave_up,
+        });
+        debug_assert!(
+            !self.source.alive || self.source.session.phase() == SourcePhase::Ended,
+            "a run ends with its session"
+        );
+        let (mut rounds, mut decisions) = (Vec::new(), Vec::new());
+        for event in std::mem::take(&mut self.source.events) {
+            match event {
+                SessionEvent::RoundDone(round) => rounds.push(round),
+                SessionEvent::Judged(decision) => decisions.push(*decision),
+                _ => {}
+            }
+        }
+        let expected_downtime = rounds.iter().rev().find_map(|r: &RoundReport| r.expected_downtime);
+        PairResult {
+            outcome: self.source.finished,
+            failure: self.source.session.failure().map(str::to_owned),
+            rounds,
+            decisions,
+            totals: self.source.session.totals(),
+            downtime: match (self.source.pause_began, self.destination.resumed_at) {
+                (Some(paused), Some(resumed)) => Some(resumed.since(paused)),
+                _ => None,
+            },
+            expected_downtime,
+            guest_writes: self.source.guest.writes,
+            log_hash: self.log.finish(),
+            violations: self.check.violations().to_vec(),
+        }
+    }
+}

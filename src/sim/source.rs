@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A source host: session, guest, tracker, and one queue of work a channel.
+
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::checker::Checker;
+use super::model::{ModelGuest, ModelTracker};
+use crate::limits;
+use crate::policy::StopPolicy;
+use crate::report::Outcome;
+use crate::session::{Batch, SessionEvent, SourceAction, SourceConfig, SourceInput, SourceSession};
+use crate::units::{ChannelId, PageIndex, Throttle, Tick};
+use crate::wire::{Digest, Message, RoundCounts};
+
+/// What travels from source to destination.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum WireItem {
+    Message(Message),
+    Pages { round: u32, pages: Vec<(PageIndex, u32)> },
+}
+
+impl WireItem {
+    /// Bytes of a page frame: header, an entry a page (as if no two were neighbours), contents.
+    /// Pages of version 0 are zero pages.
+    pub(super) fn page_bytes(pages: &[(PageIndex, u32)]) -> u64 {
+        let full = pages.iter().filter(|(_, version)| *version > 0).count() as u64;
+        32 + pages.len() as u64 * 24 + full * 4096
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Pages { pages, .. } => Self::page_bytes(pages),
+            Self::Message(Message::State { chunk, .. }) => 64 + chunk.len() as u64,
+            Self::Message(Message::Announce { runs }) => 64 + runs.len() as u64 * 16,
+            Self::Message(_) => 64,
+        }
+    }
+}
+
+/// What a channel's sender has to do, in order.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Job {
+    Send(Message),
+    /// Read these pages, one after the other, then send them.
+    Read {
+        batch: Batch,
+        read: Vec<(PageIndex, u32)>,
+    },
+}
+
+/// Time that a host takes for what it does on the spot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Costs {
+    pub(super) pause: Duration,
+    pub(super) harvest: Duration,
+    pub(super) per_dirty_page: Duration,
+    pub(super) export: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent faults")]
+pub(super) struct SourceFaults {
+    pub(super) arm: bool,
+    pub(super) pause: bool,
+    pub(super) export: bool,
+    /// Planted: pages are read before they are re-armed. The checkers must notice.
+    pub(super) read_before_rearm: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct SourceHost {
+    pub(super) session: SourceSession,
+    pub(super) guest: ModelGuest,
+    pub(super) tracker: ModelTracker,
+    pub(super) jobs: Vec<VecDeque<Job>>,
+    pub(super) alive: bool,
+    pub(super) faults: SourceFaults,
+    pub(super) costs: Costs,
+    /// Batches that were read but not re-armed yet (planted fault only).
+    unarmed: Vec<Batch>,
+    /// Set while a query is wanted and not under way.
+    pub(super) wants_to_ask: bool,
+    /// A digest to hand in as soon as the driver likes.
+    pub(super) digest_due: bool,
+    pub(super) finished: Option<Outcome>,
+    /// When the last call to pause was made.
+    pub(super) pause_began: Option<Tick>,
+    pub(super) throttle: Throttle,
+    pub(super) events: Vec<SessionEvent>,
+    pub(super) keep_events: bool,
+}
+
+impl SourceHost {
+    pub(super) fn new(
+        now: Tick,
+        config: SourceConfig,
+        policy: Box<dyn StopPolicy>,
+        guest: ModelGuest,
+        two_phase: bool,
+    ) -> Self {
+        let pages = config.regions.pages();
+        let channels = usize::from(config.channels);
+        Self {
+            session: SourceSession::new(now, config, policy),
+            guest,
+            tracker: ModelTracker::new(pages, two_phase),
+            jobs: vec![VecDeque::new(); channels],
+            alive: true,
+            faults: SourceFaults::default(),
+            costs: Costs::default(),
+            unarmed: Vec::new(),
+            wants_to_ask: false,
+            digest_due: false,
+            finished: None,
+            pause_began: None,
+            throttle: Throttle::NONE,
+            events: Vec::new(),
+            keep_events: false,
+        }
+    }
+
+    pub(super) fn fork(&self) -> Self {
+        Self {
+            session: self.session.fork(),
+            guest: self.guest.clone(),
+            tracker: self.tracker.clone(),
+            jobs: self.jobs.clone(),
+            unarmed: self.unarmed.clone(),
+            events: Vec::new(),
+            ..*self
+        }
+    }
+
+    /// Takes an input and carries out what follows. `guest_runs(host, until)` lets the guest run
+    /// while the host is busy. Returns when the host is done.
+    pub(super) fn handle(
+        &mut self,
+        now: Tick,
+        input: SourceInput<'_>,
+        destination_runs: bool,
+        check: &mut Checker,
+        guest_runs: &mut dyn FnMut(&mut Self, Tick),
+    ) -> Tick {
+        if !self.alive {
+            return now;
+        }
+        self.session.handle(now, input);
+        self.carry_out(now, destination_runs, check, guest_runs)
+    }
+
+    pub(super) fn handle_timeout(
+        &mut self,
+        now: Tick,
+        destination_runs: bool,
+        check: &mut Checker,
+        guest_runs: &mut dyn FnMut(&mut Self, Tick),
+    ) -> Tick {
+        if !self.alive {
+            return now;
+        }
+        self.session.handle_timeout(now);
+        self.carry_out(now, destination_runs, check, guest_runs)
+    }
+
+    pub(super) fn carry_out(
+        &mut self,
+        now: Tick,
+        destination_runs: bool,
+        check: &mut Checker,
+        guest_runs: &mut dyn FnMut(&mut Self, Tick),
+    ) -> Tick {
+        let mut now = now;
+        while let Some(action) = self.session.poll_action(now) {
+            let cost = self.cost(&action);
+            if !cost.is_zero() {
+                now += cost;
+                guest_runs(self, now);
+            }
+            self.act(now, now_minus(now, cost), action, destination_runs, check);
+        }
+        while let Some(event) = self.session.poll_event() {
+            if self.keep_events {
+                self.events.push(event);
+            }
+        }
+        now
+    }
+
+    fn cost(&self, action: &SourceAction) -> Duration {
+        match action {
+            SourceAction::Harvest { .. } => {
+                let pages = u32::try_from(self.tracker.record.count()).unwrap_or(u32::MAX);
+                self.costs.harvest + self.costs.per_dirty_page * pages
+            }
+            SourceAction::Pause => self.costs.pause,
+            SourceAction::ExportState => self.costs.export,
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn act(
+        &mut self,
+        now: Tick,
+        began: Tick,
+        action: SourceAction,
+        destination_runs: bool,
+        check: &mut Checker,
+    ) {
+        match action {
+            SourceAction::Send { channel, message } => {
+                self.jobs[channel.as_usize()].push_back(Job::Send(message));
+            }
+            SourceAction::OpenChannels { channels } => self.open_channels(now, channels),
+            SourceAction::Arm if self.faults.arm => self.failed(now, "arm"),
+            SourceAction::Arm => {
+                self.tracker.arm();
+                self.guest.written.clear_all();
+                self.session.handle(now, SourceInput::Armed);
+            }
+            SourceAction::ScanPopulated => {
+                let set = self.guest.populated();
+                self.session.handle(now, SourceInput::Populated(&set));
+            }
+            SourceAction::Harvest { .. } => {
+                let set = self.tracker.harvest();
+                self.session.handle(now, SourceInput::Harvested { set: &set, began });
+            }
+            SourceAction::Peek { window } => {
+                let set = self.tracker.peek(window);
+                self.session.handle(now, SourceInput::Peeked(Some(&set)));
+            }
+            SourceAction::SendBatch(batch) => self.queue_batch(batch, check),
+            SourceAction::SetThrottle(throttle) => self.throttle = throttle,
+            SourceAction::Pause if self.faults.pause => self.failed(now, "pause"),
+            SourceAction::Pause => {
+                self.pause_began = Some(began);
+                let was_running = std::mem::replace(&mut self.guest.running, false);
+                self.session.handle(now, SourceInput::Paused { was_running });
+            }
+            SourceAction::ExportState if self.faults.export => self.failed(now, "export"),
+            SourceAction::ExportState => {
+                let state = Bytes::copy_from_slice(&self.guest.writes.to_le_bytes());
+                self.session.handle(now, SourceInput::StateExported(state));
+            }
+            SourceAction::ComputeDigest => self.digest_due = true,
+            SourceAction::Resume => {
+                self.guest.running = true;
+                check.runners(true, destination_runs);
+            }
+            SourceAction::Restore => self.tracker.restore(self.session.harvested_pages()),
+            SourceAction::Disarm => {
+                if self.session.outcome() != Some(Outcome::HandedOver) {
+                    check.given_back(&self.guest.written, &self.tracker.record);
+                }
+                self.tracker.armed = false;
+            }
+            SourceAction::Ask => self.wants_to_ask = true,
+            SourceAction::Finish(outcome) => self.finished = Some(outcome),
+        }
+    }
+
+    fn failed(&mut self, now: Tick, what: &str) {
+        let reason = format!("Planned failure to {what}");
+        self.session.handle(now, SourceInput::Failed { reason });
+    }
+
+    fn open_channels(&mut self, now: Tick, channels: u8) {
+        for channel in ChannelId::all(channels).skip(1) {
+            let migration_id = crate::units::MigrationId::new(1);
+            let attach = Message::Attach { migration_id, channel };
+            self.jobs[channel.as_usize()].push_back(Job::Send(attach));
+        }
+        self.session.handle(now, SourceInput::ChannelsOpen);
+    }
+
+    fn queue_batch(&mut self, batch: Batch, check: &mut Checker) {
+        check.bounded("pages of a batch", batch.pages(), u64::from(limits::FRAME_PAGES_MAX));
+        let entries = batch.runs.len() as u64;
+        check.bounded("runs of a batch", entries, u64::from(limits::FRAME_ENTRIES_MAX));
+        let mut read = Vec::new();
+        if self.faults.read_before_rearm {
+            let pages = batch.runs.iter().flat_map(|r| r.iter());
+            read = pages.map(|p| (p, self.guest.versions[p.as_usize()])).collect();
+            self.unarmed.push(batch.clone());
+        } else {
+            batch.runs.iter().for_each(|run| self.tracker.rearm(*run));
+        }
+        self.jobs[batch.channel.as_usize()].push_back(Job::Read { batch, read });
+    }
+
+    /// The channel's sender does one step: reads one page, or hands a frame or message to the
+    /// link. Returns what goes out, and the counts of a batch that is done.
+    pub(super) fn sender_step(
+        &mut self,
+        channel: ChannelId,
+    ) -> Option<(WireItem, Option<(RoundCounts, u64)>)> {
+        let queue = self.jobs.get_mut(channel.as_usize())?;
+        match queue.front_mut()? {
+            Job::Send(_) => match queue.pop_front() {
+                Some(Job::Send(message)) => Some((WireItem::Message(message), None)),
+                _ => None,
+            },
+            Job::Read { batch, read } => {
+                let next = batch.runs.iter().flat_map(|r| r.iter()).nth(read.len());
+                if let Some(page) = next {
+                    read.push((page, self.guest.versions[page.as_usize()]));
+                    return None;
+                }
+                let Some(Job::Read { batch, read }) = queue.pop_front() else { return None };
+                self.rearm_late(&batch);
+                let zero = read.iter().filter(|(_, version)| *version == 0).count() as u64;
+                let mut counts = RoundCounts::default();
+                counts.add_frame(read.len() as u64, WireItem::page_bytes(&read));
+                let item = WireItem::Pages { round: batch.round, pages: read };
+                Some((item, Some((counts, zero))))
+            }
+        }
+    }
+
+    fn rearm_late(&mut self, batch: &Batch) {
+        if let Some(at) = self.unarmed.iter().position(|b| b == batch) {
+            let batch = self.unarmed.swap_remove(at);
+            batch.runs.iter().for_each(|run| self.tracker.rearm(*run));
+        }
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        Digest(self.guest.digest())
+    }
+
+    pub(super) fn kill(&mut self) {
+        self.alive = false;
+        self.guest.running = false;
+        self.jobs.iter_mut().for_each(VecDeque::clear);
+    }
+
+    pub(super) fn fingerprint(&self, hasher: &mut impl Hasher) {
+        self.session.fingerprint(hasher);
+        (&self.guest, &self.tracker, &self.jobs, self.alive, self.faults).hash(hasher);
+        (&self.unarmed, self.wants_to_ask, self.digest_due, self.finished).hash(hasher);
+    }
+}
+
+fn now_minus(now: Tick, cost: Duration) -> Tick {
+    let nanos = u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX);
+    Tick::from_nanos(now.as_nanos().saturating_sub(nanos))
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Replays the fuzz corpora on a stable compiler.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use precopy::fuzzing::{
+    fuzz_deframe, fuzz_lz4, fuzz_message, fuzz_pages, sample_frames, sample_page_frame,
+    sample_stream,
+};
+use precopy::wire::HEADER_BYTES;
+
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 4] = [
+    ("deframe", fuzz_deframe),
+    ("message", fuzz_message),
+    ("pages", fuzz_pages),
+    ("lz4", fuzz_lz4),
+];
+
+fn corpus(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+}
+
+#[test]
+fn corpora_hold() {
+    for (target, run) in TARGETS {
+        let mut inputs = 0;
+        for entry in fs::read_dir(corpus(target)).expect("the corpus is in the repository") {
+            let path = entry.expect("a readable folder").path();
+            println!("{}", path.display());
+            run(&fs::read(&path).expect("a readable file"));
+            inputs += 1;
+        }
+        assert!(inputs >= 5, "{target} has only {inputs} inputs");
+    }
+}
+
+/// Every seed as it should be, cut, and with a flipped bit.
+#[test]
+#[ignore = "writes into the source tree; run it when the wire changes"]
+fn write_seeds() {
+    let mut seeds: Vec<(&str, String, Vec<u8>)> = Vec::new();
+    seeds.push(("deframe", "stream".into(), [&[64], &sample_stream()[..]].concat()));
+    for frame in sample_frames() {
+        // A page frame of the samples is 12 KiB; the other targets have it.
+        let name = format!("kind-{:02}", frame[4]);
+        let body = &frame[HEADER_BYTES..];
+        if frame.len() < 1000 {
+            seeds.push(("deframe", name.clone(), [&[7], &frame[..]].concat()));
+            seeds.push(("message", name, [&[frame[4] - 1, 3, 1], body].concat()));
+        }
+    }
+    let page_frame = sample_page_frame();
+    let body = &page_frame[HEADER_BYTES..];
+    seeds.push(("pages", "mixed".into(), [&[0], body].concat()));
+    let zeros = [
+        &[0, 1, 0, 0, 0, 10, 0, 0, 0][..],
+        &[10, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
+    ];
+    seeds.push(("pages", "zeros".into(), zeros.concat()));
+    seeds.push(("lz4", "page".into(), b"words and words and words".repeat(40)));
+    seeds.push(("lz4", "block".into(), body[body.len() - 40..].to_vec()));
+    for (target, name, bytes) in seeds {
+        let folder = corpus(target);
+        fs::create_dir_all(&folder).expect("can write to the source tree");
+        let write = |suffix: &str, bytes: &[u8]| {
+            fs::write(folder.join(format!("{name}{suffix}")), bytes).expect("can write");
+        };
+        write("", &bytes);
+        write("-cut", &bytes[..bytes.len() * 2 / 3]);
+        let mut flipped = bytes.clone();
+        flipped[bytes.len() / 2] ^= 4;
+        write("-flipped", &flipped);
+    }
+}
