@@ -15,7 +15,7 @@ use precopy::policy;
 use precopy::report::{MayRunHere, Outcome, Report};
 use precopy::transport::{Connector, Listener, TcpConnector, TcpListener, TcpOptions, pipe};
 
-use crate::support::{Factory, Shared, TestGuest, table};
+use crate::support::{Factory, Shared, TestGuest, serial, table};
 
 pub(crate) fn tcp() -> (Box<dyn Connector>, Box<dyn Listener>) {
     let listener = TcpListener::bind("127.0.0.1:0", TcpOptions::default()).unwrap();
@@ -55,7 +55,7 @@ pub(crate) fn migrate(
     })
 }
 
-fn running(pages: u64) -> Shared {
+pub(crate) fn running(pages: u64) -> Shared {
     let mut guest = TestGuest::new(table(pages));
     guest.resume().unwrap();
     thread::sleep(Duration::from_millis(20));
@@ -88,6 +88,7 @@ fn check_handed_over(
 
 #[test]
 fn a_running_guest_moves() {
+    let _serial = serial();
     for (name, link) in [("pipe", piped()), ("tcp", tcp())] {
         let guest = running(3000);
         let (report, received, there) = migrate(&guest, options("stop-at-once"), link);
@@ -98,11 +99,12 @@ fn a_running_guest_moves() {
 
 #[test]
 fn channels_encoders_policies_and_verification() {
+    let _serial = serial();
     for (policy, channels, encoder, verify) in [
         ("fixed-rounds:rounds=4", 1, EncoderKind::Raw, true),
         ("xen", 2, EncoderKind::Lz4, false),
         ("xen-legacy", 4, EncoderKind::Raw, true),
-        ("qemu:downtime_ms=50", 3, EncoderKind::Lz4, true),
+        ("qemu:downtime_ms=200", 3, EncoderKind::Raw, true),
         ("fixed-rounds:rounds=2", 64, EncoderKind::Raw, true),
     ] {
         let guest = running(4000);

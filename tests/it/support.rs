@@ -231,3 +231,24 @@ impl precopy::engine::GuestFactory for Factory {
         Ok(created)
     }
 }
+
+/// Engine tests run one at a time: they count this process's threads and sockets.
+pub(crate) fn serial() -> std::sync::MutexGuard<'static, ()> {
+    static SERIAL: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    SERIAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Names of the engine's threads, and the number of open sockets.
+pub(crate) fn leftovers() -> (Vec<String>, usize) {
+    let entries = |dir: &str| std::fs::read_dir(dir).unwrap().filter_map(Result::ok);
+    // A thread or file may go while the directory is read.
+    let threads = entries("/proc/self/task")
+        .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok())
+        .filter(|name| name.starts_with("precopy-"))
+        .collect();
+    let sockets = entries("/proc/self/fd")
+        .filter_map(|file| std::fs::read_link(file.path()).ok())
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count();
+    (threads, sockets)
+}

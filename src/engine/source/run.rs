@@ -75,8 +75,6 @@ pub(super) struct Run<'scope, 'env, 'p, 'a> {
     pub(super) scratch: DenseBitmap,
     /// For peeks; made when the first one is asked for.
     pub(super) peeked: Option<DenseBitmap>,
-    /// A harvest failed: what the tracker knew is lost, and every page counts as dirty (R5).
-    pub(super) record_lost: bool,
     pub(super) resumed: Option<Tick>,
     pub(super) finished: Option<Outcome>,
     cancel: &'a CancelToken,
@@ -103,7 +101,7 @@ pub(super) fn attempt(
     sink: &mut dyn EventSink,
 ) -> Result<Report, MigrateError> {
     let clock = Clock::start();
-    let config = options.config(&parts.regions);
+    let config = options.config(&parts);
     // More than one attempt's state and announcements: only a peer that reads nothing fills it.
     let (sender, inbox) = bounded(limits::INBOX_EVENTS);
     let waker = sender.clone();
@@ -132,7 +130,6 @@ pub(super) fn attempt(
             links: Links { lanes: Vec::new(), dial: Some(dial), quit: Arc::clone(&quit) },
             scratch: DenseBitmap::new(pages),
             peeked: None,
-            record_lost: false,
             resumed: None,
             finished: None,
             cancel,
