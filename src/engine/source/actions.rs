@@ -101,10 +101,8 @@ impl Run<'_, '_, '_, '_> {
         }
         let began = self.clock.now();
         self.scratch.clear_all();
-        if let Err(error) = self.parts.tracker.harvest(&mut self.scratch) {
-            self.record_lost = true;
-            return Err(Chain(&error).to_string());
-        }
+        let harvest = self.parts.tracker.harvest(&mut self.scratch);
+        harvest.map_err(|error| Chain(&error).to_string())?;
         let now = self.clock.now();
         if last {
             self.record.final_harvest(began, now);
@@ -172,12 +170,7 @@ impl Run<'_, '_, '_, '_> {
     }
 
     fn restore(&mut self) -> Result<(), String> {
-        let tracker = &mut self.parts.tracker;
-        let restored = if self.record_lost {
-            tracker.restore(&DenseBitmap::full(self.parts.regions.pages()))
-        } else {
-            tracker.restore(self.session.harvested_pages())
-        };
+        let restored = self.parts.tracker.restore(self.session.harvested_pages());
         restored.map_err(|error| Chain(&error).to_string())
     }
 }

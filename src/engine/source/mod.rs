@@ -98,8 +98,9 @@ impl SourceOptions {
         }
     }
 
-    fn config(&self, regions: &RegionTable) -> SourceConfig {
-        let mut config = SourceConfig::new(self.migration_id, regions.clone());
+    fn config(&self, parts: &SourceParts<'_>) -> SourceConfig {
+        let mut config = SourceConfig::new(self.migration_id, parts.regions.clone());
+        config.tracker_rearms = parts.tracker.needs_rearm();
         config.channels = self.channels;
         config.capabilities = Capabilities::ANNOUNCE.with(self.encoder.capabilities());
         config.verify = self.verify;

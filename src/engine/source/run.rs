@@ -75,13 +75,13 @@ pub(super) struct Run<'scope, 'env, 'p, 'a> {
     pub(super) scratch: DenseBitmap,
     /// For peeks; made when the first one is asked for.
     pub(super) peeked: Option<DenseBitmap>,
-    /// A harvest failed: what the tracker knew is lost, and every page counts as dirty (R5).
-    pub(super) record_lost: bool,
     pub(super) resumed: Option<Tick>,
     pub(super) finished: Option<Outcome>,
     cancel: &'a CancelToken,
     cancel_told: bool,
     losses: Vec<Loss>,
+    /// The control channel's writing thread has ended.
+    mute: bool,
     sink: &'a mut dyn EventSink,
     progress: (Tick, u64),
 }
@@ -103,7 +103,7 @@ pub(super) fn attempt(
     sink: &mut dyn EventSink,
 ) -> Result<Report, MigrateError> {
     let clock = Clock::start();
-    let config = options.config(&parts.regions);
+    let config = options.config(&parts);
     // More than one attempt's state and announcements: only a peer that reads nothing fills it.
     let (sender, inbox) = bounded(limits::INBOX_EVENTS);
     let waker = sender.clone();
@@ -132,12 +132,12 @@ pub(super) fn attempt(
             links: Links { lanes: Vec::new(), dial: Some(dial), quit: Arc::clone(&quit) },
             scratch: DenseBitmap::new(pages),
             peeked: None,
-            record_lost: false,
             resumed: None,
             finished: None,
             cancel,
             cancel_told: false,
             losses: Vec::new(),
+            mute: false,
             sink,
             progress: (Tick::ZERO, 0),
         };
@@ -272,7 +272,8 @@ impl Run<'_, '_, '_, '_> {
             ToSource::Opened(connections) => self.opened(connections),
             ToSource::Answered(fate) => self.tell(SourceInput::Answered(fate)),
             ToSource::Digested(digest) => self.tell(SourceInput::Digested(digest)),
-            ToSource::WriterDone(_) | ToSource::Wake => {}
+            ToSource::WriterDone(channel) => self.mute |= channel == ChannelId::CONTROL,
+            ToSource::Wake => {}
         }
     }
 
@@ -347,7 +348,7 @@ impl Run<'_, '_, '_, '_> {
         let end = self.resumed.unwrap_or_else(|| self.clock.now());
         self.links.quit.store(true, Ordering::Relaxed);
         self.links.dial = None;
-        if outcome == Outcome::SourceKeepsRunning {
+        if outcome == Outcome::SourceKeepsRunning && !self.mute {
             self.farewell();
         }
         // A cleanup that failed in the last actions.

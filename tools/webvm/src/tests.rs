@@ -393,7 +393,8 @@ proptest! {
         pattern in prop::sample::select(PATTERNS.as_slice()),
         op in any::<u64>(),
     ) {
-        let line = format!("vcpus={vcpus},pattern={pattern},working_set={percent}%,fill={percent}%");
+        let amounts = format!("working_set={percent}%,fill={percent}%");
+        let line = format!("vcpus={vcpus},pattern={pattern},{amounts}");
         let config: GuestConfig = line.parse().unwrap();
         let mut next = 0;
         for vcpu in 0..vcpus {
