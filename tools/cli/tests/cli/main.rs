@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The `precopy` command from outside: processes, exit codes, what is printed.
+
+mod demo;
+mod pair;
+mod support;
+mod words;
