@@ -41,7 +41,8 @@ pub(crate) fn run(args: &AskArgs) -> anyhow::Result<Exit> {
         Err(error) => ("unanswered", error.to_string(), Exit::InDoubt),
     };
     if args.json {
-        let answer = serde_json::json!({ "migration_id": id.to_string(), "fate": word, "text": text });
+        let answer =
+            serde_json::json!({ "migration_id": id.to_string(), "fate": word, "text": text });
         println!("{answer}");
     } else {
         println!("{text}");

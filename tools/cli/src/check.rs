@@ -46,7 +46,10 @@ fn explore_worlds(args: &ExploreArgs) -> anyhow::Result<Exit> {
     let wanted = |plan: &WorldPlan| args.world.as_ref().is_none_or(|name| name == plan.name);
     let plans: Vec<_> = all.into_iter().filter(wanted).collect();
     if plans.is_empty() {
-        return Err(usage(format!("--world: there is no such world; there are: {}", names.join(", "))));
+        return Err(usage(format!(
+            "--world: there is no such world; there are: {}",
+            names.join(", ")
+        )));
     }
     let bar = bar(plans.len() as u64, "{pos}/{len} worlds [{bar:30}] {elapsed}");
     let (next, began) = (Mutex::new(plans.iter()), Instant::now());

@@ -49,7 +49,10 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
         }
     };
     if args.guest.memory.is_none() && memory < MEMORY_BYTES {
-        say(&format!("This machine has too little memory for 1 GiB twice: {}", show::bytes(memory)));
+        say(&format!(
+            "This machine has too little memory for 1 GiB twice: {}",
+            show::bytes(memory)
+        ));
     }
     let (mut peer, address) = Peer::receiver(&["--audit", RUN_ON])?;
     say(&format!("Destination: a process of its own, listening on {address}"));

@@ -106,7 +106,10 @@ pub(crate) fn create(
     pretouch: bool,
 ) -> Result<(CreatedGuest, SharedVm), GuestError> {
     let line = hello.guest.strip_prefix(KIND).ok_or_else(|| {
-        GuestError::because("be built", format!("this host runs test guests, not {:?}", hello.guest))
+        GuestError::because(
+            "be built",
+            format!("this host runs test guests, not {:?}", hello.guest),
+        )
     })?;
     let config: GuestConfig =
         line.parse().map_err(|error| GuestError::because("be built", error))?;

@@ -4,9 +4,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use anyhow::Context;
-use precopy::engine::{
-    DestinationOptions, EngineEvent, MigrateError, ReceivedGuest, Receiver,
-};
+use precopy::engine::{DestinationOptions, EngineEvent, MigrateError, ReceivedGuest, Receiver};
 use precopy::guest::{GuestControl, GuestError};
 use precopy::memory::MapOptions;
 use precopy::transport::{TcpListener, TcpOptions, is_loopback};
@@ -81,7 +79,9 @@ impl Destination<'_> {
             Line::Listening { address } => {
                 println!("Listening on {address}; waiting for a guest (Ctrl-C ends)");
             }
-            Line::Incoming { migration_id, peer } => println!("Migration {migration_id} from {peer}"),
+            Line::Incoming { migration_id, peer } => {
+                println!("Migration {migration_id} from {peer}")
+            }
             Line::TakenOver { report, .. } => {
                 println!("Took over and runs here: {}", show::destination(report));
             }

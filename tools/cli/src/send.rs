@@ -84,7 +84,11 @@ pub(crate) fn run(args: &SendArgs) -> anyhow::Result<Exit> {
             println!("{text}");
         }
     };
-    say(&format!("Starting a guest: {} of memory, {}", show::bytes(guest.table.bytes()), guest.config));
+    say(&format!(
+        "Starting a guest: {} of memory, {}",
+        show::bytes(guest.table.bytes()),
+        guest.config
+    ));
     let mut show = Show::new(args.output.json, args.output.events.as_deref())?;
     let mut source = Source::new(guest, plan.tracker)?;
     source.start()?;
@@ -140,7 +144,12 @@ fn audit(source: &Source) -> anyhow::Result<Audit> {
 }
 
 /// What becomes of the guest.
-fn after(args: &SendArgs, source: &mut Source, report: &Report, stop: &Stop) -> anyhow::Result<Exit> {
+fn after(
+    args: &SendArgs,
+    source: &mut Source,
+    report: &Report,
+    stop: &Stop,
+) -> anyhow::Result<Exit> {
     match report.outcome {
         Outcome::HandedOver => Ok(Exit::Done),
         Outcome::SourceKeepsRunning => {

@@ -87,8 +87,17 @@ pub(crate) fn round_line(round: &RoundReport) -> String {
 pub(crate) fn rounds(report: &Report) -> String {
     let mut out = format!(
         "{:>5} {:>10} {:>10} {:>9} {:>8} {:>10} {:>9} {:>9} {:>11} {:>10}  {}\n",
-        "round", "harvested", "sent", "zero", "skipped", "wire", "time ms", "dirty p/s",
-        "bandwidth", "est. down", "verdict",
+        "round",
+        "harvested",
+        "sent",
+        "zero",
+        "skipped",
+        "wire",
+        "time ms",
+        "dirty p/s",
+        "bandwidth",
+        "est. down",
+        "verdict",
     );
     let total = report.rounds.len();
     for (at, round) in report.rounds.iter().enumerate() {

@@ -34,8 +34,7 @@ impl Stop {
     /// Listens for SIGINT and SIGTERM from now on.
     pub(crate) fn install() -> anyhow::Result<Self> {
         let stop = Self::default();
-        let mut signals =
-            Signals::new([SIGINT, SIGTERM]).context("Could not listen for Ctrl-C")?;
+        let mut signals = Signals::new([SIGINT, SIGTERM]).context("Could not listen for Ctrl-C")?;
         let listener = stop.clone();
         thread::Builder::new()
             .name("signals".to_owned())

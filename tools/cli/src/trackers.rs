@@ -46,7 +46,9 @@ pub(crate) fn run(args: &TrackersArgs) -> anyhow::Result<Exit> {
         };
         println!("{:<11} {:<13} {works:<6} {}", trial.memory, trial.tracker, trial.why);
     }
-    println!("\n(*: what --tracker auto picks. `marked` works anywhere: the guest marks its writes.)");
+    println!(
+        "\n(*: what --tracker auto picks. `marked` works anywhere: the guest marks its writes.)"
+    );
     Ok(Exit::Done)
 }
 

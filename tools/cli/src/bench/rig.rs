@@ -45,7 +45,8 @@ pub(super) fn migrate(
     migration: &MigrationPlan,
     pretouch: bool,
 ) -> anyhow::Result<Run> {
-    let more: &[&str] = if pretouch { &["--run-for", "0", "--pretouch"] } else { &["--run-for", "0"] };
+    let more: &[&str] =
+        if pretouch { &["--run-for", "0", "--pretouch"] } else { &["--run-for", "0"] };
     let (mut peer, address) = Peer::receiver(more)?;
     let mut source = Source::over(plan.clone(), Arc::clone(memory), migration.tracker, false)?;
     source.start()?;

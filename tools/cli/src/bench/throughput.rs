@@ -61,9 +61,8 @@ pub(super) fn run(quick: bool) -> anyhow::Result<Value> {
         })
     };
     let figures: Vec<_> = rows.iter().map(figure).collect();
-    let best = |of: fn(&Row) -> &Vec<f64>| {
-        rows.iter().map(|row| median(of(row))).fold(0.0, f64::max)
-    };
+    let best =
+        |of: fn(&Row) -> &Vec<f64>| rows.iter().map(|row| median(of(row))).fold(0.0, f64::max);
     let ratio = best(|row| &row.round) / best(|row| &row.copy);
     println!("\nBest migration against best plain copy: {ratio:.2} (aim: 0.9)");
     println!("(round 0: first page to acknowledgement; start to end: with scan and handover)");

@@ -31,7 +31,8 @@ fn demo(more: &[&str]) -> serde_json::Value {
 
 #[test]
 fn every_policy_hands_over_and_the_guest_is_whole() {
-    for policy in ["fixed-rounds", "xen-legacy", "xen", "qemu", "cloud-hypervisor", "stop-at-once"] {
+    for policy in ["fixed-rounds", "xen-legacy", "xen", "qemu", "cloud-hypervisor", "stop-at-once"]
+    {
         let report = demo(&["--policy", policy]);
         let named = report["source"]["policy"].as_str().unwrap();
         assert!(named.starts_with(policy), "{named}");

@@ -1,16 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `precopy send`, `receive` and `ask`, as processes of their own.
 
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
+
 use nix::sys::signal::Signal;
 use serde_json::Value;
+
+use precopy::wire::{FrameKind, read_frame};
 
 use crate::support::{Running, json, precopy};
 
 /// A migration that lasts long enough to be disturbed.
 fn slow<'a>(address: &'a str, report: &'a str) -> Vec<&'a str> {
     vec![
-        "send", "--to", address, "--memory", "64MiB", "--warm-up", "50ms", "--rate", "5000",
-        "--bandwidth-cap", "30MB/s", "--after-failure", "exit", "--audit", "--report", report,
+        "send",
+        "--to",
+        address,
+        "--memory",
+        "64MiB",
+        "--warm-up",
+        "50ms",
+        "--rate",
+        "5000",
+        "--bandwidth-cap",
+        "30MB/s",
+        "--after-failure",
+        "exit",
+        "--audit",
+        "--report",
+        report,
     ]
 }
 
@@ -19,7 +39,13 @@ fn a_guest_moves_and_runs_on() {
     let folder = tempfile::tempdir().unwrap();
     let taken = folder.path().join("taken.json");
     let (mut receiver, address) = Running::receiver(&[
-        "--once", "--audit", "0.2", "--run-for", "0.3", "--report", taken.to_str().unwrap(),
+        "--once",
+        "--audit",
+        "0.2",
+        "--run-for",
+        "0.3",
+        "--report",
+        taken.to_str().unwrap(),
     ]);
     let arguments = ["send", "--to", &address, "--memory", "64MiB", "--verify", "--json"];
     let output = precopy(&arguments).assert().code(0).get_output().clone();
@@ -77,8 +103,18 @@ fn ctrl_c_cancels_and_both_sides_go_on() {
 fn after_a_failure_the_guest_goes_on_until_told() {
     let (mut receiver, address) = Running::receiver(&[]);
     let arguments = [
-        "send", "--to", &address, "--memory", "64MiB", "--warm-up", "50ms", "--run-for", "0.3",
-        "--bandwidth-cap", "30MB/s", "--audit",
+        "send",
+        "--to",
+        &address,
+        "--memory",
+        "64MiB",
+        "--warm-up",
+        "50ms",
+        "--run-for",
+        "0.3",
+        "--bandwidth-cap",
+        "30MB/s",
+        "--audit",
     ];
     let sender = Running::start(&arguments);
     receiver.event("incoming");
@@ -94,9 +130,26 @@ fn after_a_failure_the_guest_goes_on_until_told() {
 fn a_policy_that_gives_up_leaves_the_guest_here_with_advice() {
     let (_receiver, address) = Running::receiver(&[]);
     let arguments = [
-        "send", "--to", &address, "--memory", "64MiB", "--pattern", "uniform", "--rate", "0",
-        "--bandwidth-cap", "200MB/s", "--max-rounds", "2", "--on-limit", "give-up",
-        "--policy", "qemu:downtime_ms=0", "--after-failure", "exit", "--audit",
+        "send",
+        "--to",
+        &address,
+        "--memory",
+        "64MiB",
+        "--pattern",
+        "uniform",
+        "--rate",
+        "0",
+        "--bandwidth-cap",
+        "200MB/s",
+        "--max-rounds",
+        "2",
+        "--on-limit",
+        "give-up",
+        "--policy",
+        "qemu:downtime_ms=0",
+        "--after-failure",
+        "exit",
+        "--audit",
     ];
     let output = precopy(&arguments).assert().code(3).get_output().clone();
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -138,4 +191,77 @@ fn nobody_there() {
     assert!(errors.contains(&address) && errors.contains("unharmed"), "{errors}");
     let id = "00000000000000000000000000000001";
     precopy(&["ask", "--to", &address, "--id", id, "--timeout", "300ms"]).assert().code(5);
+}
+
+/// Keeps what it reads.
+struct Tee<'a>(&'a TcpStream, Vec<u8>);
+
+impl Read for Tee<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.0.read(into)?;
+        self.1.extend_from_slice(&into[..read]);
+        Ok(read)
+    }
+}
+
+/// A link that goes down for good at the moment when Commit has passed.
+fn link_that_loses_the_answer_to_commit(to: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        let (source, _) = listener.accept().unwrap();
+        drop(listener);
+        let destination = TcpStream::connect(to).unwrap();
+        let (mut from, mut back) = (destination.try_clone().unwrap(), source.try_clone().unwrap());
+        thread::spawn(move || io::copy(&mut from, &mut back));
+        let mut body = Vec::new();
+        loop {
+            let mut tee = Tee(&source, Vec::new());
+            let Ok(header) = read_frame(&mut tee, &mut body) else { return };
+            if header.kind == FrameKind::Commit {
+                source.shutdown(Shutdown::Both).unwrap();
+            }
+            if (&destination).write_all(&tee.1).is_err() {
+                return;
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_commit_without_an_answer_is_a_doubt_until_the_destination_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    let (mut receiver, address) = Running::receiver(&[]);
+    let link = link_that_loses_the_answer_to_commit(address.clone());
+    let arguments = [
+        "send",
+        "--to",
+        &link,
+        "--memory",
+        "64MiB",
+        "--warm-up",
+        "50ms",
+        "--channels",
+        "1",
+        "--commit-timeout",
+        "1s",
+        "--query-timeout",
+        "1s",
+        "--after-failure",
+        "exit",
+        "--report",
+        report.to_str().unwrap(),
+    ];
+    let output = precopy(&arguments).assert().code(5).get_output().clone();
+    let report = json(&report);
+    assert_eq!(report["source"]["outcome"], "in_doubt");
+    let id = report["source"]["migration_id"].as_str().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains(&format!("precopy ask --to {link} --id {id}")), "{errors}");
+    receiver.event("taken_over");
+    let asked = precopy(&["ask", "--to", &address, "--id", id]).assert().code(0);
+    let text = String::from_utf8(asked.get_output().stdout.clone()).unwrap();
+    assert!(text.contains("must not run at the source"), "{text}");
 }
