@@ -125,7 +125,10 @@ fn main() -> Result<(), Any> {
         let rate = round.unwrap_or_default();
         println!(
             "{mib} MiB, {channels} channels: {:.2} GB/s, plain {:.2} GB/s, ratio {:.2}; {:?}",
-            rate / 1e9, plain / 1e9, rate / plain, report.downtime
+            rate / 1e9,
+            plain / 1e9,
+            rate / plain,
+            report.downtime
         );
     }
     Ok(())
