@@ -372,8 +372,8 @@ fn unarmed(on: &mut Ground<'_>) {
     assert!(seen.contains(&0), "{}: page 0 is missing after arming again", on.name);
 }
 
-/// R1 under load: whoever copies a page after a harvest that reported it, again and again, ends
-/// with the page's last value.
+/// R1 under load: whoever copies each page after a harvest that reported it holds, after every
+/// harvest, all that was stored before it, and in the end each page's last value.
 fn concurrent_writers(on: &mut Ground<'_>) {
     on.arm();
     let pages = on.pages();
@@ -381,11 +381,13 @@ fn concurrent_writers(on: &mut Ground<'_>) {
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     let memory = on.memory;
     let mut set = DenseBitmap::new(pages);
+    let done: Vec<[AtomicU64; WRITERS]> = (0..pages).map(|_| Default::default()).collect();
+    let mut before = vec![[0; WRITERS]; done.len()];
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
-                let (stop, written) = (&stop, &written);
-                scope.spawn(move || write_until(stop, written, memory, pages, writer))
+                let (stop, written, done) = (&stop, &written, &done);
+                scope.spawn(move || write_until(stop, written, memory, done, writer))
             })
             .collect();
         // If a check panics, the writers must still end, or the scope would wait for ever.
@@ -393,8 +395,15 @@ fn concurrent_writers(on: &mut Ground<'_>) {
         let mut harvests = 0;
         while harvests < LIVE_HARVESTS || written.load(Ordering::Relaxed) < WRITES_MIN {
             set.clear_all();
+            for (before, done) in before.iter_mut().zip(&done) {
+                *before = std::array::from_fn(|writer| done[writer].load(Ordering::Acquire));
+            }
             on.harvest_into(&mut set);
             refresh(&mut shadow, memory, &set);
+            for (page, (held, before)) in shadow.iter().zip(&before).enumerate() {
+                let lost = (0..WRITERS).any(|writer| held[writer] < before[writer]);
+                assert!(!lost, "{}: page {page} of {pages} lost a write", on.name);
+            }
             harvests += 1;
             if writers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
                 break;
@@ -411,22 +420,23 @@ fn concurrent_writers(on: &mut Ground<'_>) {
     }
 }
 
-/// Counts in slot `writer` of random pages, most of them in a few hot ones, so that writers meet
-/// each other and the harvester often.
+/// Counts in slot `writer` of random pages, half of them in a few hot ones, so that writers meet
+/// each other and the harvester often, and says in `done` what is stored.
 fn write_until(
     stop: &AtomicBool,
     written: &AtomicU64,
     memory: &dyn TrackedMemory,
-    pages: u64,
+    done: &[[AtomicU64; WRITERS]],
     writer: usize,
 ) {
     let mut random = Random::new(writer as u64);
-    let hot = pages.min(5);
+    let pages = done.len() as u64;
     while !stop.load(Ordering::Relaxed) && written.fetch_add(1, Ordering::Relaxed) < WRITES_MAX {
-        let among = if random.below(8) == 0 { pages } else { hot };
+        let among = if random.below(2) == 0 { pages } else { pages.min(5) };
         let page = PageIndex::new(random.below(among));
         let value = memory.load(page, writer);
         memory.store(page, writer, value + 1);
+        done[page.as_usize()][writer].store(value + 1, Ordering::Release);
     }
 }
 
