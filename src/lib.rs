@@ -34,7 +34,7 @@ pub mod memory;
 pub mod policy;
 pub mod region;
 pub mod report;
-mod sys;
+pub mod sys;
 pub mod transport;
 pub mod units;
 pub mod wire;
