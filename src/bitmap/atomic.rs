@@ -109,26 +109,46 @@ impl Half {
         set_bits(&self.summary[index / 64], 1 << (index % 64));
     }
 
-    /// Takes every dirty word and leaves it clean. Returns the number of words visited.
-    fn take(&self, mut each: impl FnMut(usize, u64)) -> u64 {
+    /// Takes every dirty word, some consecutive ones at a time, and leaves them clean. Returns the
+    /// number of words visited.
+    fn take(&self, mut each: impl FnMut(usize, &[u64])) -> u64 {
         let mut visited = self.summary.len() as u64;
-        for (at, summary) in self.summary.iter().enumerate() {
+        let mut taken = [0; 64];
+        for (at, (summary, words)) in self.summary.iter().zip(self.words.chunks(64)).enumerate() {
             let mut bits = summary.load(Ordering::Relaxed);
             if bits == 0 {
                 continue;
             }
             summary.store(0, Ordering::Relaxed);
+            if bits.count_ones() >= DENSE_SUMMARY {
+                let taken = &mut taken[..words.len()];
+                for (taken, word) in taken.iter_mut().zip(words) {
+                    *taken = take_word(word);
+                }
+                visited += words.len() as u64;
+                each(at * 64, taken);
+                continue;
+            }
             visited += u64::from(bits.count_ones());
             while bits != 0 {
-                let index = at * 64 + bits.trailing_zeros() as usize;
+                let index = bits.trailing_zeros() as usize;
                 bits &= bits - 1;
-                let word = self.words[index].load(Ordering::Relaxed);
-                self.words[index].store(0, Ordering::Relaxed);
-                each(index, word);
+                each(at * 64 + index, &[take_word(&words[index])]);
             }
         }
         visited
     }
+}
+
+/// From so many dirty words of 64 on it is cheaper to take all 64 than to find the dirty ones.
+const DENSE_SUMMARY: u32 = 12;
+
+/// No read-modify-write: nobody relies on marks made in a half that is being taken.
+#[inline]
+fn take_word(word: &AtomicU64) -> u64 {
+    let taken = word.load(Ordering::Relaxed);
+    word.store(0, Ordering::Relaxed);
+    taken
 }
 
 #[inline]
@@ -199,9 +219,8 @@ impl AtomicBitmap {
         }
     }
 
-    /// Marks every page of `set`, whose page 0 is page `first` of `set`'s slice of a larger
-    /// bitmap: that is, pages `first .. first + len` of `set` are marked as `0 .. len` here.
-    /// Pages of `set` outside that window are ignored.
+    /// Marks what `set` holds of this bitmap's pages, page 0 of this bitmap being page `first` of
+    /// `set`.
     pub(crate) fn mark_window(&self, set: &DenseBitmap, first: u64) {
         let words = set.words();
         self.settle(|half| {
@@ -251,9 +270,9 @@ impl AtomicBitmap {
         self.epoch.store(epoch + 1, Ordering::Release);
         let ordered = self.heavy_fence();
         let mut pages = 0;
-        let words = self.half(epoch).take(|index, word| {
-            pages += u64::from(word.count_ones());
-            into.or_shifted(first, index, word);
+        let words = self.half(epoch).take(|index, words| {
+            pages += words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+            into.or_words(first, index, words);
         });
         // Even if the barrier failed nothing must stay behind in the half that was taken.
         ordered.map(|()| (pages, words)).map_err(HarvestError::Barrier)
@@ -270,7 +289,7 @@ impl AtomicBitmap {
             super::dense::for_words(run, |index, mask| {
                 let word = half.words[index].load(Ordering::Relaxed) & mask;
                 if word != 0 {
-                    into.or_shifted(first, index, word);
+                    into.or_words(first, index, &[word]);
                 }
             });
         }

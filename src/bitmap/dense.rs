@@ -73,14 +73,26 @@ impl DenseBitmap {
         self.bits.as_raw_mut_slice()[index] |= word & tail;
     }
 
-    /// Adds the pages of word `index` of a bitmap whose page 0 is page `first` of this one. Pages
-    /// past the length are dropped.
-    pub(crate) fn or_shifted(&mut self, first: u64, index: usize, word: u64) {
+    /// Adds the pages of `words`, which are those from word `index` on of a bitmap whose page 0 is
+    /// page `first` of this one. Bits past the length are dropped.
+    pub(crate) fn or_words(&mut self, first: u64, index: usize, words: &[u64]) {
         let at = PageIndex::new(first / 64).as_usize() + index;
         let shift = first % 64;
-        self.or_word(at, word << shift);
-        if shift != 0 && word >> (64 - shift) != 0 {
-            self.or_word(at + 1, word >> (64 - shift));
+        if shift == 0 {
+            let ours = self.bits.as_raw_mut_slice();
+            let end = ours.len().min(at + words.len());
+            for (ours, theirs) in ours[at.min(end)..end].iter_mut().zip(words) {
+                *ours |= theirs;
+            }
+            self.trim();
+            return;
+        }
+        for (at, word) in (at..).zip(words).filter(|(_, word)| **word != 0) {
+            for (at, part) in [(at, word << shift), (at + 1, word >> (64 - shift))] {
+                if part != 0 && at < self.words().len() {
+                    self.or_word(at, part);
+                }
+            }
         }
     }
 
@@ -167,7 +179,7 @@ impl DenseBitmap {
     /// All runs of set pages in ascending order, each as long as it can be.
     #[must_use]
     pub fn runs(&self) -> Runs<'_> {
-        Runs { set: self, at: PageIndex::new(0) }
+        Runs { words: self.words(), index: 0, rest: self.words().first().copied().unwrap_or(0) }
     }
 
     /// The first set page at or after `from`.
@@ -222,11 +234,15 @@ impl DenseBitmap {
 
     /// Restores the invariant after an operation that fills whole words.
     fn trimmed(mut self) -> Self {
+        self.trim();
+        self
+    }
+
+    fn trim(&mut self) {
         if let Some(last) = self.words().len().checked_sub(1) {
             let tail = self.tail_mask(last);
             self.bits.as_raw_mut_slice()[last] &= tail;
         }
-        self
     }
 }
 
@@ -255,17 +271,41 @@ impl std::fmt::Debug for DenseBitmap {
 /// Iterator over the runs of a [`DenseBitmap`].
 #[derive(Clone, Debug)]
 pub struct Runs<'a> {
-    set: &'a DenseBitmap,
-    at: PageIndex,
+    words: &'a [u64],
+    /// The word that is being walked, and what is left of it.
+    index: usize,
+    rest: u64,
 }
 
 impl Iterator for Runs<'_> {
     type Item = PageRun;
 
+    // Adding a word's lowest set bit carries through the run that starts there: the sum's lowest
+    // set bit is the run's end, and the bits that word and sum share are what is left.
+    #[inline]
     fn next(&mut self) -> Option<PageRun> {
-        let run = self.set.next_run(self.at, u64::MAX)?;
-        self.at = run.end();
-        Some(run)
+        while self.rest == 0 {
+            self.rest = *self.words.get(self.index + 1)?;
+            self.index += 1;
+        }
+        let at = |index: usize, bit: u32| index as u64 * 64 + u64::from(bit);
+        let start = at(self.index, self.rest.trailing_zeros());
+        let (sum, to_the_end) = self.rest.overflowing_add(self.rest & self.rest.wrapping_neg());
+        self.rest &= sum;
+        if !to_the_end {
+            return Some(PageRun::from_range(start..at(self.index, sum.trailing_zeros())));
+        }
+        loop {
+            let Some(&word) = self.words.get(self.index + 1) else {
+                // The last word is full, so the set ends with it.
+                return Some(PageRun::from_range(start..at(self.index + 1, 0)));
+            };
+            self.index += 1;
+            if word != u64::MAX {
+                self.rest = word & word.wrapping_add(1);
+                return Some(PageRun::from_range(start..at(self.index, word.trailing_ones())));
+            }
+        }
     }
 }
 
@@ -308,7 +348,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_last_word_that_is_full_ends_the_walk() {
+        for len in [64, 128, 256] {
+            let set = DenseBitmap::full(len);
+            assert_eq!(set.runs().collect::<Vec<_>>(), [PageRun::from_range(0..len)]);
+            let mut runs = set.runs();
+            assert!(runs.next().is_some() && runs.next().is_none() && runs.next().is_none());
+        }
+        assert_eq!(DenseBitmap::new(0).runs().next(), None);
+    }
+
     proptest! {
+        /// Long runs across words, from lengths of holes and runs.
+        #[test]
+        fn runs_come_back(shape in prop::collection::vec((1u64..150, 1u64..150), 0..12), tail in 0u64..70) {
+            let (mut at, mut runs) = (0, Vec::new());
+            for (hole, pages) in shape {
+                runs.push(PageRun::from_range(at + hole..at + hole + pages));
+                at += hole + pages;
+            }
+            let mut set = DenseBitmap::new(at + tail);
+            runs.iter().for_each(|run| set.set_run(*run));
+            prop_assert_eq!(set.runs().collect::<Vec<_>>(), runs);
+        }
+
+        /// OR-ing words at a place agrees with doing it page by page, and never leaves the end.
+        #[test]
+        fn words_are_or_ed_at_a_place(
+            len in 1u64..300,
+            first in 0u64..200,
+            index in 0usize..3,
+            words in prop::collection::vec(prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 0..5),
+        ) {
+            let (mut fast, mut slow) = (DenseBitmap::new(len), DenseBitmap::new(len));
+            fast.or_words(first, index, &words);
+            for (word, bit) in (0..words.len()).flat_map(|w| (0..64).map(move |b| (w, b))) {
+                let page = first + (index + word) as u64 * 64 + bit;
+                if words[word] >> bit & 1 == 1 && page < len {
+                    slow.set(PageIndex::new(page));
+                }
+            }
+            prop_assert_eq!(fast, slow);
+        }
+
         /// Every operation agrees with a set of numbers.
         #[test]
         fn behaves_like_a_set(
@@ -335,6 +418,7 @@ mod tests {
             let range: BTreeSet<u64> = (run.start().get()..run.end().get()).collect();
             prop_assert_eq!(with(&|s| s.set_run(run)), a.union(&range).copied().collect());
             prop_assert_eq!(with(&|s| s.clear_run(run)), a.difference(&range).copied().collect());
+            prop_assert_eq!(members(&set), a.clone());
             for r in set.runs() {
                 prop_assert!(!r.is_empty());
                 prop_assert!(!set.contains(r.end()), "runs are as long as they can be");

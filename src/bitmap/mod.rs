@@ -7,6 +7,10 @@
 
 mod atomic;
 mod dense;
+#[cfg(feature = "vm-memory")]
+mod vm_memory;
 
 pub use atomic::{AtomicBitmap, Fences, HarvestError};
 pub use dense::{DenseBitmap, LengthMismatch, Runs};
+#[cfg(feature = "vm-memory")]
+pub use vm_memory::{AtomicBitmapSlice, HoldsAtomicBitmap};

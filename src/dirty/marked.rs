@@ -23,11 +23,27 @@ pub struct MarkedTracker {
     armed: bool,
 }
 
+/// Whatever keeps a bitmap alive. The bitmap is the same at every call.
+pub(crate) trait BitmapHolder: Send + Sync {
+    fn bitmap(&self) -> &AtomicBitmap;
+}
+
+impl BitmapHolder for AtomicBitmap {
+    fn bitmap(&self) -> &AtomicBitmap {
+        self
+    }
+}
+
 /// A bitmap and the dense page that its page 0 is.
-#[derive(Debug)]
 struct Part {
-    bitmap: Arc<AtomicBitmap>,
+    holder: Arc<dyn BitmapHolder>,
     first: u64,
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} from page {}", self.holder.bitmap(), self.first)
+    }
 }
 
 impl MarkedTracker {
@@ -41,11 +57,15 @@ impl MarkedTracker {
     /// the dense page after the last one of its predecessor.
     #[must_use]
     pub fn from_parts(bitmaps: impl IntoIterator<Item = Arc<AtomicBitmap>>) -> Self {
+        Self::from_holders(bitmaps.into_iter().map(|bitmap| bitmap as Arc<dyn BitmapHolder>))
+    }
+
+    pub(crate) fn from_holders(holders: impl IntoIterator<Item = Arc<dyn BitmapHolder>>) -> Self {
         let (mut parts, mut pages) = (Vec::new(), 0);
-        for bitmap in bitmaps {
+        for holder in holders {
             let first = pages;
-            pages += bitmap.len();
-            parts.push(Part { bitmap, first });
+            pages += holder.bitmap().len();
+            parts.push(Part { holder, first });
         }
         Self { parts, pages, aside: DenseBitmap::new(pages), armed: false }
     }
@@ -62,7 +82,7 @@ impl MarkedTracker {
         let mut all = Ok(Harvest::default());
         for part in parts {
             // One part that fails must not keep the others from being taken.
-            match (part.bitmap.harvest_at(into, part.first), &mut all) {
+            match (part.holder.bitmap().harvest_at(into, part.first), &mut all) {
                 (Ok((pages, words)), Ok(sum)) => {
                     sum.pages += pages;
                     sum.steps += words;
@@ -114,7 +134,7 @@ impl DirtyTracker for MarkedTracker {
     fn peek(&mut self, window: PageRun, into: &mut DenseBitmap) -> Result<bool, DirtyError> {
         self.check(into)?;
         for part in &self.parts {
-            part.bitmap.peek_at(window, into, part.first);
+            part.holder.bitmap().peek_at(window, into, part.first);
         }
         Ok(true)
     }
@@ -122,7 +142,7 @@ impl DirtyTracker for MarkedTracker {
     fn restore(&mut self, set: &DenseBitmap) -> Result<(), DirtyError> {
         self.check(set)?;
         for part in &self.parts {
-            part.bitmap.mark_window(set, part.first);
+            part.holder.bitmap().mark_window(set, part.first);
         }
         Ok(())
     }
@@ -130,7 +150,7 @@ impl DirtyTracker for MarkedTracker {
     fn disarm(&mut self) -> Result<(), DirtyError> {
         self.armed = false;
         for part in &self.parts {
-            part.bitmap.mark_window(&self.aside, part.first);
+            part.holder.bitmap().mark_window(&self.aside, part.first);
         }
         self.aside.clear_all();
         Ok(())
@@ -168,9 +188,9 @@ mod tests {
 
     impl MarkedRig {
         fn new(pages: u64, bitmaps: Vec<Arc<AtomicBitmap>>) -> Self {
-            let tracker = MarkedTracker::from_parts(bitmaps);
+            let tracker = MarkedTracker::from_parts(bitmaps.clone());
             let words = (0..pages as usize * SLOTS).map(|_| AtomicU64::new(0)).collect();
-            let bitmaps = tracker.parts.iter().map(|p| (p.first, p.bitmap.clone())).collect();
+            let bitmaps = tracker.parts.iter().map(|p| p.first).zip(bitmaps).collect();
             Self(tracker, Words { words, bitmaps })
         }
     }

@@ -22,11 +22,15 @@ mod marked;
 mod mprotect;
 mod pagemap;
 mod probe;
+mod union;
 
+#[cfg(feature = "vm-memory")]
+pub(crate) use marked::BitmapHolder;
 pub use marked::MarkedTracker;
 pub use mprotect::MprotectTracker;
 pub use pagemap::PagemapTracker;
 pub use probe::{Probed, TRACKER_NAMES, probe, tracker_by_name};
+pub use union::UnionTracker;
 
 use std::time::Duration;
 

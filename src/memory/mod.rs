@@ -10,6 +10,8 @@ mod mapped;
 
 pub use digest::{digest_page, digest_run};
 pub use mapped::{MapOptions, MappedMemory};
+#[cfg(feature = "vm-memory")]
+pub mod vm_memory;
 
 use crate::bitmap::DenseBitmap;
 use crate::units::{PageIndex, PageRun};
