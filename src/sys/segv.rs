@@ -189,7 +189,8 @@ extern "C" fn on_segv(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     // SAFETY: SIGSEGV fills the fault's address.
     let address = unsafe { fault.si_addr() }.addr();
     // 2 is SEGV_ACCERR: the page is mapped, and the access is not allowed.
-    let handled = fault.si_code == 2 && (mark_and_allow(address) || was_released(address));
+    let handled = fault.si_code == 2
+        && (mark_and_allow(address) || was_released(address) || mark_and_allow(address));
     Errno::set_raw(saved);
     if !handled {
         chain(signal, info, context);
