@@ -189,6 +189,7 @@ extern "C" fn on_segv(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     // SAFETY: SIGSEGV fills the fault's address.
     let address = unsafe { fault.si_addr() }.addr();
     // 2 is SEGV_ACCERR: the page is mapped, and the access is not allowed.
+    // The last look is for a range that was released and tracked again in between.
     let handled = fault.si_code == 2
         && (mark_and_allow(address) || was_released(address) || mark_and_allow(address));
     Errno::set_raw(saved);
