@@ -138,6 +138,11 @@ impl PagemapTracker {
                 continue;
             }
             let shared = map.backing() == Backing::Memfd;
+            if shared && self.blocks.known_bytes(region) == 0 {
+                // Nothing is known yet: extents are quicker than page after page.
+                steps += self.walk_extents(map, region, &mut report)?;
+                continue;
+            }
             let mut from = 0;
             while let Some(segment) = self.blocks.next_segment(region, from) {
                 from = segment.bytes.end;
