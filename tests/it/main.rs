@@ -1,4 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The integration tests: one binary, a module for each concern.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
 mod corpus;
+mod failure;
+mod loopback;
+mod support;
