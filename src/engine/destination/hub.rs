@@ -204,10 +204,7 @@ impl Hub {
 }
 
 /// Starts the accepting thread.
-pub(super) fn start(
-    hub: &Arc<Hub>,
-    mut listener: Box<dyn Listener>,
-) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(hub: &Arc<Hub>, mut listener: Box<dyn Listener>) -> io::Result<JoinHandle<()>> {
     let hub = Arc::clone(hub);
     thread::Builder::new().name("precopy-accept".to_owned()).spawn(move || {
         let mut greeters = Vec::new();
@@ -239,8 +236,8 @@ fn accept(hub: &Arc<Hub>, listener: &mut dyn Listener, greeters: &mut Vec<JoinHa
             Err(error) => {
                 failures += 1;
                 tracing::warn!(%error, "Could not accept a connection");
-                dead = error.kind() == io::ErrorKind::NotConnected
-                    || failures >= ACCEPT_FAILURES_MAX;
+                dead =
+                    error.kind() == io::ErrorKind::NotConnected || failures >= ACCEPT_FAILURES_MAX;
                 if dead {
                     hub.listener_failed(error.to_string());
                 } else {

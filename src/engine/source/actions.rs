@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use super::ToSource;
 use super::dial::Dial;
 use super::lane::{Chain, Job};
 use super::run::{Run, spawn};
-use super::ToSource;
 use crate::bitmap::DenseBitmap;
 use crate::engine::digest;
 use crate::session::{Batch, SourceAction, SourceInput};
