@@ -89,6 +89,19 @@ fn harvest(c: &mut Criterion) {
     }
 }
 
+/// A harvest while another thread marks: membarrier(2) has to interrupt its processor.
+fn harvest_beside_a_writer(c: &mut Criterion) {
+    for fences in [Fences::Asymmetric, Fences::Full] {
+        let ours = AtomicBitmap::with_fences(PAGES, fences);
+        let mut into = DenseBitmap::new(PAGES);
+        with_rival(true, &|p| ours.mark(PageIndex::new(p)), || {
+            c.bench_function(&format!("harvest beside a writer/{fences:?}"), |b| {
+                b.iter(|| ours.harvest_into(&mut into));
+            });
+        });
+    }
+}
+
 /// Time of `what` alone, `times` times, with `before` ahead of each.
 fn timed<T>(times: u64, before: impl Fn(), mut what: impl FnMut() -> T) -> Duration {
     let mut sum = Duration::ZERO;
@@ -209,6 +222,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_millis(400))
         .without_plots();
-    targets = harvest, mark, walk
+    targets = harvest, harvest_beside_a_writer, mark, walk
 }
 criterion_main!(benches);

@@ -21,8 +21,10 @@ use crate::units::{GuestAddress, PageIndex, PageRun, PageSize};
 pub const SLOTS: usize = 8;
 /// Threads that write at the same time in the concurrent case.
 const WRITERS: usize = 3;
-/// Harvests of the concurrent case, and the number of its writes that ends it in any case.
-const LIVE_HARVESTS: usize = 300;
+/// The concurrent case goes on until it has seen so many harvests and so many writes; past the
+/// last number its writers stop by themselves.
+const LIVE_HARVESTS: u64 = 300;
+const WRITES_MIN: u64 = 20_000;
 const WRITES_MAX: u64 = 400_000;
 
 /// Memory whose writes the tracker under test sees.
@@ -370,8 +372,8 @@ fn unarmed(on: &mut Ground<'_>) {
     assert!(seen.contains(&0), "{}: page 0 is missing after arming again", on.name);
 }
 
-/// R1 under load: whoever copies a page after a harvest that reported it, again and again, ends
-/// with the page's last value.
+/// R1 under load: whoever copies each page after a harvest that reported it holds, after every
+/// harvest, all that was stored before it, and in the end each page's last value.
 fn concurrent_writers(on: &mut Ground<'_>) {
     on.arm();
     let pages = on.pages();
@@ -379,31 +381,33 @@ fn concurrent_writers(on: &mut Ground<'_>) {
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     let memory = on.memory;
     let mut set = DenseBitmap::new(pages);
+    let done: Vec<[AtomicU64; WRITERS]> = (0..pages).map(|_| Default::default()).collect();
+    let mut before = vec![[0; WRITERS]; done.len()];
     std::thread::scope(|scope| {
-        for writer in 0..WRITERS {
-            let (stop, written) = (&stop, &written);
-            scope.spawn(move || {
-                // A few hot pages, so that writers meet each other and the harvester often.
-                let mut random = Random::new(writer as u64);
-                let hot = pages.min(5);
-                while !stop.load(Ordering::Relaxed) {
-                    let page =
-                        if random.below(8) == 0 { random.below(pages) } else { random.below(hot) };
-                    let page = PageIndex::new(page);
-                    let value = memory.load(page, writer);
-                    memory.store(page, writer, value + 1);
-                    if written.fetch_add(1, Ordering::Relaxed) > WRITES_MAX {
-                        return;
-                    }
-                }
-            });
-        }
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (stop, written, done) = (&stop, &written, &done);
+                scope.spawn(move || write_until(stop, written, memory, done, writer))
+            })
+            .collect();
         // If a check panics, the writers must still end, or the scope would wait for ever.
         let _stop = StopOnDrop(&stop);
-        for _ in 0..LIVE_HARVESTS {
+        let mut harvests = 0;
+        while harvests < LIVE_HARVESTS || written.load(Ordering::Relaxed) < WRITES_MIN {
             set.clear_all();
+            for (before, done) in before.iter_mut().zip(&done) {
+                *before = std::array::from_fn(|writer| done[writer].load(Ordering::Acquire));
+            }
             on.harvest_into(&mut set);
             refresh(&mut shadow, memory, &set);
+            for (page, (held, before)) in shadow.iter().zip(&before).enumerate() {
+                let lost = (0..WRITERS).any(|writer| held[writer] < before[writer]);
+                assert!(!lost, "{}: page {page} of {pages} lost a write", on.name);
+            }
+            harvests += 1;
+            if writers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+                break;
+            }
         }
     });
     set.clear_all();
@@ -413,6 +417,26 @@ fn concurrent_writers(on: &mut Ground<'_>) {
         let now = copy(memory, page);
         let held = shadow[PageIndex::new(page).as_usize()];
         assert_eq!(held, now, "{}: page {page} of {pages} lost a write", on.name);
+    }
+}
+
+/// Counts in slot `writer` of random pages, half of them in a few hot ones, so that writers meet
+/// each other and the harvester often, and says in `done` what is stored.
+fn write_until(
+    stop: &AtomicBool,
+    written: &AtomicU64,
+    memory: &dyn TrackedMemory,
+    done: &[[AtomicU64; WRITERS]],
+    writer: usize,
+) {
+    let mut random = Random::new(writer as u64);
+    let pages = done.len() as u64;
+    while !stop.load(Ordering::Relaxed) && written.fetch_add(1, Ordering::Relaxed) < WRITES_MAX {
+        let among = if random.below(2) == 0 { pages } else { pages.min(5) };
+        let page = PageIndex::new(random.below(among));
+        let value = memory.load(page, writer);
+        memory.store(page, writer, value + 1);
+        done[page.as_usize()][writer].store(value + 1, Ordering::Release);
     }
 }
 

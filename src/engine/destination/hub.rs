@@ -207,10 +207,7 @@ impl Hub {
 }
 
 /// Starts the accepting thread.
-pub(super) fn start(
-    hub: &Arc<Hub>,
-    mut listener: Box<dyn Listener>,
-) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(hub: &Arc<Hub>, mut listener: Box<dyn Listener>) -> io::Result<JoinHandle<()>> {
     let hub = Arc::clone(hub);
     thread::Builder::new().name("precopy-accept".to_owned()).spawn(move || {
         let mut greeters = Vec::new();
@@ -237,13 +234,13 @@ fn accept(hub: &Arc<Hub>, listener: &mut dyn Listener, greeters: &mut Vec<JoinHa
             Ok(None) => {}
             Ok(Some(connection)) => {
                 failures = 0;
-                greeters.extend(begin_greeting(hub, Arc::from(connection)));
+                greeters.extend(begin_greeting(hub, &Arc::from(connection)));
             }
             Err(error) => {
                 failures += 1;
                 tracing::warn!(%error, "Could not accept a connection");
-                dead = error.kind() == io::ErrorKind::NotConnected
-                    || failures >= ACCEPT_FAILURES_MAX;
+                dead =
+                    error.kind() == io::ErrorKind::NotConnected || failures >= ACCEPT_FAILURES_MAX;
                 if dead {
                     hub.listener_failed(error.to_string());
                 } else {
@@ -257,14 +254,14 @@ fn accept(hub: &Arc<Hub>, listener: &mut dyn Listener, greeters: &mut Vec<JoinHa
     }
 }
 
-fn begin_greeting(hub: &Arc<Hub>, connection: Arc<dyn Connection>) -> Option<JoinHandle<()>> {
+fn begin_greeting(hub: &Arc<Hub>, connection: &Arc<dyn Connection>) -> Option<JoinHandle<()>> {
     let peer = connection.peer();
-    let Some(key) = hub.admit(&connection) else {
+    let Some(key) = hub.admit(connection) else {
         tracing::warn!(peer, "Too many connections that say nothing: closed one more");
         connection.shutdown();
         return None;
     };
-    let (held, on) = (Arc::clone(hub), Arc::clone(&connection));
+    let (held, on) = (Arc::clone(hub), Arc::clone(connection));
     let builder = thread::Builder::new().name("precopy-greet".to_owned());
     let started = builder.spawn(move || {
         let first = first_frame(&*on);

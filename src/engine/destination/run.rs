@@ -176,9 +176,10 @@ impl Run<'_, '_, '_> {
                 self.act(action);
             }
             self.show();
-            if self.finished.is_some_and(|at| {
-                self.control_closed || self.clock.now().since(at) >= LINGER
-            }) {
+            if self
+                .finished
+                .is_some_and(|at| self.control_closed || self.clock.now().since(at) >= LINGER)
+            {
                 return;
             }
             self.wait();
