@@ -80,7 +80,7 @@ impl Destination<'_> {
                 println!("Listening on {address}; waiting for a guest (Ctrl-C ends)");
             }
             Line::Incoming { migration_id, peer } => {
-                println!("Migration {migration_id} from {peer}")
+                println!("Migration {migration_id} from {peer}");
             }
             Line::TakenOver { report, .. } => {
                 println!("Took over and runs here: {}", show::destination(report));

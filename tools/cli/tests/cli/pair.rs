@@ -182,7 +182,7 @@ fn a_destination_started_again_knows_what_became_of_it() {
 
 #[test]
 fn nobody_there() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap().to_string();
     drop(free);
     let arguments = ["send", "--to", &address, "--memory", "64MiB", "--warm-up", "10ms"];
