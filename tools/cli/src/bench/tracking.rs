@@ -24,8 +24,9 @@ const TRACKERS: [(&str, TrackerName); 4] = [
     ("pagemap-user", TrackerName::PagemapUser),
     ("mprotect", TrackerName::Mprotect),
 ];
-/// Shares of pages that are dirty at a harvest, in percent.
-const SHARES: [f64; 5] = [0.0, 0.1, 1.0, 10.0, 100.0];
+/// Shares of pages that are dirty at a harvest, in percent. In this order: huge pages are whole at
+/// the first, and split into small ones at the last.
+const SHARES: [f64; 6] = [0.0, 0.1, 1.0, 10.0, 100.0, 0.0];
 /// Time between two harvests while the guest writes.
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -109,15 +110,16 @@ fn harvest_time(quick: bool) -> anyhow::Result<Value> {
     rig::need(bytes * 5 / 4)?;
     println!(
         "\nTime of one harvest over {}, all populated, pages dirtied one by one and evenly spread; \
-         medians of {repetitions}, in ms",
+         medians of {repetitions}, in ms. Each row begins with whole huge pages, and ends with them \
+         split",
         show::bytes(bytes)
     );
     let plan = rig::guest(bytes, "vcpus=1,pattern=idle,filling=zero")?;
-    let memory = rig::filled(&plan)?;
     let head: Vec<_> = SHARES.iter().map(|share| format!("{:>12}", format!("{share} %"))).collect();
     println!("\n{:<14}{}", "tracker", head.join(""));
     let mut rows = Vec::new();
     for (name, tracker) in TRACKERS {
+        let memory = rig::filled(&plan)?;
         let mut cells = Vec::new();
         for share in SHARES {
             // Signals for every page of a large guest take longer than anybody waits.
