@@ -408,6 +408,9 @@ impl Run<'_, '_, '_> {
     }
 
     fn finish(mut self, peer: String) -> Result<ReceivedGuest, MigrateError> {
+        // Questions that were asked too late for the session go to the book.
+        self.hub.vacate();
+        while self.inbox.try_recv().is_ok() {}
         let came = self.received();
         let session = &self.session;
         let mut report = DestinationReport::new(self.id, peer);
