@@ -25,6 +25,7 @@ compile_error!("precopy supports 64-bit targets only: guests are larger than 4 G
 pub mod bitmap;
 pub mod dirty;
 pub mod encode;
+pub mod engine;
 #[cfg(any(test, feature = "test-util"))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -59,6 +59,13 @@ pub const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PEEK_WINDOW_PAGES: u64 = 4096;
 /// Batches queued on one channel ahead of the one that is being sent.
 pub const CHANNEL_QUEUE_BATCHES: usize = 2;
+/// Messages and batches that wait for one channel's sending thread. Holds a whole state, all
+/// announcements and more; only a destination that reads nothing fills it.
+pub const SOURCE_QUEUE_JOBS: usize = 1024;
+/// Events that wait for the main thread of a source or a destination; who brings more waits.
+pub const INBOX_EVENTS: usize = 1024;
+/// Most bytes of a destination's journal: half a million migrations.
+pub const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// Outcomes of past migrations that a destination remembers without a journal.
 pub const OUTCOMES_REMEMBERED: usize = 1024;
 
@@ -76,5 +83,9 @@ const _: () = assert!(SMALL_BODY_MAX as usize >= REASON_BYTES_MAX + 64);
 const _: () = assert!(ROUND_COUNT_MAX.checked_mul(CHANNELS_MAX as u64).is_some());
 const _: () = assert!(STATE_CHUNK_MAX < FRAME_BODY_MAX);
 const _: () = assert!(STATE_BYTES_MAX.is_multiple_of(STATE_CHUNK_MAX as u64));
+const _: () = assert!(
+    SOURCE_QUEUE_JOBS as u64
+        > STATE_BYTES_MAX / STATE_CHUNK_MAX as u64 + 2 * ANNOUNCES_MAX as u64 + 64
+);
 const _: () = assert!(PENDING_CONNECTIONS_MAX > CHANNELS_MAX as usize);
 const _: () = assert!(PEEK_WINDOW_PAGES >= FRAME_PAGES_MAX as u64);

@@ -106,6 +106,31 @@ impl Blocks {
         Some(segment(start, end, false))
     }
 
+    /// Whether the unit at byte `from` of a region was held when last settled, and the end, at
+    /// most `end`, of the run of units from there on of which that is just as true or false.
+    pub(super) fn known_run(&self, region: usize, from: usize, end: usize) -> (bool, usize) {
+        let first = self.first[region];
+        let word = |unit: usize| self.known[first + unit / BLOCK_UNITS][unit % BLOCK_UNITS / 64];
+        let mut unit = from / UNIT_BYTES;
+        let known = word(unit) >> (unit % 64) & 1 != 0;
+        while unit * UNIT_BYTES < end {
+            if !known && unit.is_multiple_of(BLOCK_UNITS) {
+                let block = PageIndex::new((first + unit / BLOCK_UNITS) as u64);
+                match self.touched.next_set(block).map(|block| block.as_usize() - first) {
+                    Some(block) if block * HUGE_PAGE_BYTES < end => unit = block * BLOCK_UNITS,
+                    _ => return (known, end),
+                }
+            }
+            let other = (if known { !word(unit) } else { word(unit) }) >> (unit % 64);
+            if other != 0 {
+                unit += other.trailing_zeros() as usize;
+                break;
+            }
+            unit = (unit + 1).next_multiple_of(64);
+        }
+        (known, (unit * UNIT_BYTES).min(end))
+    }
+
     /// Notes that the kernel holds these bytes of a region.
     pub(super) fn see(&mut self, region: usize, bytes: Range<usize>) {
         let mut unit = bytes.start / UNIT_BYTES;

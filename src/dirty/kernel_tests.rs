@@ -62,6 +62,13 @@ fn pagemap_rig(table: &RegionTable, backing: Backing, mode: UffdMode) -> KernelR
     KernelRig { tracker: Box::new(pagemap(&memory, mode)), memory }
 }
 
+/// How finely the mprotect tracker reports depends on how many mappings the whole process has
+/// split, so tests that ask for exact answers, or use up the budget, take turns.
+fn alone() -> impl Drop {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 fn mprotect_rig(table: &RegionTable, backing: Backing) -> KernelRig {
     let memory = memory(table, backing);
     let tracker = MprotectTracker::new(Arc::clone(memory.host())).unwrap();
@@ -118,6 +125,7 @@ fn pagemap_conforms_for_user_mode_only() {
 
 #[test]
 fn mprotect_conforms() {
+    let _turn = alone();
     let traits = Traits::exact().with_peek();
     conformance::check(|t| mprotect_rig(t, Backing::Anonymous), traits);
     conformance::check(|t| mprotect_rig(t, Backing::Memfd), traits);
@@ -232,6 +240,7 @@ fn reclaimed_writes_are_reported() {
 /// Guest pages larger than the kernel's: a part that is written or discarded counts.
 #[test]
 fn large_guest_pages() {
+    let _turn = alone();
     if !has_pagemap() {
         return;
     }
@@ -298,6 +307,7 @@ fn trackers_come_and_go() {
 /// More separate pages than the system has mappings for: nothing is lost.
 #[test]
 fn mprotect_survives_without_mappings() {
+    let _turn = alone();
     let table = RegionTable::single(PageSize::BASE, 150_000).unwrap();
     let memory = memory(&table, Backing::Anonymous);
     let mut tracker = MprotectTracker::new(Arc::clone(memory.host())).unwrap();
@@ -312,6 +322,7 @@ fn mprotect_survives_without_mappings() {
 /// A write that faulted just before tracking ended must go through.
 #[test]
 fn mprotect_ends_under_fire() {
+    let _turn = alone();
     let table = RegionTable::single(PageSize::BASE, 64).unwrap();
     let memory = memory(&table, Backing::Anonymous);
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -427,6 +438,7 @@ impl Drop for HugePages {
 /// the pool belongs to the whole system.
 #[test]
 fn hugetlb_memory() {
+    let _turn = alone();
     let Some(_pool) = HugePages::reserve(64).filter(|_| has_pagemap()) else { return };
     let traits = Traits::default().with_peek();
     conformance::check(|t| pagemap_rig(t, Backing::Hugetlb, UffdMode::Best), traits);

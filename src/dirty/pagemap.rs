@@ -12,10 +12,11 @@
 //!   must be reported. The scan leaves a marker in it, so that it is reported once.
 //! - Other private memory is scanned for what is held, written or not, in one call. What was held
 //!   the last time and no longer is was discarded, and is reported.
-//! - Of other shared memory, the file's data extents are scanned fast, because reclaim leaves
-//!   empty entries behind pages that were written; holes that were data are reported. A hole
-//!   punched into a full block leaves a marker behind, so the fast scan misses it: the file's
-//!   count of data then differs from what is known, and everything is walked by its extents.
+//! - Of other shared memory, the pages that are data in the file are scanned fast, and only
+//!   those, because reclaim leaves empty entries behind pages that were written. New data are
+//!   looked for where none was known. A punched hole leaves a marker behind, which the fast scan
+//!   misses: the file's count of data then differs from what is known, and the whole file is
+//!   walked by its extents, which is slow.
 //! - Huge pages of the pool are few, and a discarded one leaves a marker behind; they are always
 //!   scanned for what is held.
 //!
@@ -25,7 +26,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, UNIT_BYTES};
 use super::{DirtyError, DirtyTracker, Harvest};
 use crate::bitmap::{DenseBitmap, LengthMismatch};
 use crate::sys::{
@@ -131,9 +132,15 @@ impl PagemapTracker {
         let mut steps = 0;
         for (region, map) in host.maps().iter().enumerate() {
             let mut report = |bytes| report(host.pages_touched(region, bytes));
-            let whole = 0..map.mapped_addresses().len();
             if map.backing() == Backing::Hugetlb {
-                steps += self.walk_sparse(map, region, whole, &mut report)?;
+                let whole = 0..map.mapped_addresses().len();
+                steps += self.walk_held(map, region, whole, &mut report)?;
+                continue;
+            }
+            let shared = map.backing() == Backing::Memfd;
+            if shared && self.blocks.known_bytes(region) == 0 {
+                // Nothing is known yet: extents are quicker than page after page.
+                steps += self.walk_extents(map, region, &mut report)?;
                 continue;
             }
             let mut from = 0;
@@ -141,51 +148,107 @@ impl PagemapTracker {
                 from = segment.bytes.end;
                 steps += if segment.full {
                     self.scan(map, segment.bytes, FAST, |bytes, _, _| report(bytes))?
+                } else if shared {
+                    self.walk_known(map, region, segment.bytes, &mut report)?
                 } else {
-                    self.walk_sparse(map, region, segment.bytes, &mut report)?
+                    self.walk_held(map, region, segment.bytes, &mut report)?
                 };
             }
-            // What is known holds all data, so the counts agree only if no full block has a hole.
+            // What is known holds all data, so the counts agree only if nothing became a hole.
             // Writers that populate pages meanwhile can make them differ, or hide a hole until
             // the next harvest; the last one, with the guest paused, is exact.
             let data = map.data_bytes()?;
             if data.is_some_and(|data| data != self.blocks.known_bytes(region)) {
-                steps += self.walk_sparse(map, region, whole, &mut report)?;
+                steps += self.walk_extents(map, region, &mut report)?;
             }
         }
         Ok(steps)
     }
 
-    /// The same for blocks that are not full.
-    fn walk_sparse(
+    /// The same for private memory, in blocks that are not full.
+    fn walk_held(
         &mut self,
         map: &Mapping,
         region: usize,
         segment: Range<usize>,
         report: &mut impl FnMut(Range<usize>),
     ) -> io::Result<u64> {
-        let mut steps = 0;
-        if map.backing() == Backing::Memfd {
-            let mut from = segment.start;
-            while let Some(data) = map.next_data(from)?.filter(|d| d.start < segment.end) {
-                steps += 1;
-                from = data.end;
-                let data = data.start..data.end.min(segment.end);
-                // Noted before the scan: if it is punched in between, the scan reports it.
-                self.blocks.see(region, data.clone());
-                steps += self.scan(map, data, FAST, |bytes, _, _| report(bytes))?;
+        let query = if map.backing() == Backing::Hugetlb { POOLED } else { SPARSE };
+        let steps = self.scan(map, segment.clone(), query, |bytes, found, blocks| {
+            blocks.see(region, bytes.clone());
+            if found.has(Categories::WRITTEN) {
+                report(bytes);
             }
-        } else {
-            let query = if map.backing() == Backing::Hugetlb { POOLED } else { SPARSE };
-            steps += self.scan(map, segment.clone(), query, |bytes, found, blocks| {
-                blocks.see(region, bytes.clone());
-                if found.has(Categories::WRITTEN) {
-                    report(bytes);
-                }
-            })?;
-        }
+        })?;
         self.blocks.settle(region, segment, report);
         Ok(steps)
+    }
+
+    /// The same for a memfd, in blocks that are not full: what is known to be data, and what has
+    /// become data. What has become a hole is not noticed.
+    fn walk_known(
+        &mut self,
+        map: &Mapping,
+        region: usize,
+        segment: Range<usize>,
+        report: &mut impl FnMut(Range<usize>),
+    ) -> io::Result<u64> {
+        let (mut steps, mut at) = (0, segment.start);
+        // Data found so far and not scanned yet.
+        let mut data = at..at;
+        while at < segment.end {
+            let (known, end) = self.blocks.known_run(region, at, segment.end);
+            let found = if known {
+                at..end
+            } else {
+                steps += 1;
+                match map.next_data_start(at)?.filter(|start| *start < end) {
+                    Some(start) => start..start + UNIT_BYTES,
+                    None => end..end,
+                }
+            };
+            at = found.end;
+            if found.start > data.end {
+                steps += self.scan_data(map, region, data, report)?;
+                data = found;
+            } else {
+                data.end = found.end;
+            }
+        }
+        steps += self.scan_data(map, region, data, report)?;
+        self.blocks.settle(region, segment, report);
+        Ok(steps)
+    }
+
+    /// The same for a whole memfd, by its extents; holes that were data are reported.
+    fn walk_extents(
+        &mut self,
+        map: &Mapping,
+        region: usize,
+        report: &mut impl FnMut(Range<usize>),
+    ) -> io::Result<u64> {
+        let whole = 0..map.mapped_addresses().len();
+        let (mut steps, mut from) = (0, 0);
+        while let Some(data) = map.next_data(from)? {
+            from = data.end;
+            steps +=
+                1 + self.scan_data(map, region, data.start..data.end.min(whole.end), report)?;
+        }
+        self.blocks.settle(region, whole, report);
+        Ok(steps)
+    }
+
+    /// Scans data of a memfd.
+    fn scan_data(
+        &mut self,
+        map: &Mapping,
+        region: usize,
+        data: Range<usize>,
+        report: &mut impl FnMut(Range<usize>),
+    ) -> io::Result<u64> {
+        // Noted before the scan: a hole punched in between shows at the next harvest.
+        self.blocks.see(region, data.clone());
+        self.scan(map, data, FAST, |bytes, _, _| report(bytes))
     }
 
     /// Scans a byte range of a mapping; findings are byte ranges of it too.

@@ -3,31 +3,38 @@
 //! and panics if something that must always hold does not.
 
 mod samples;
+mod sessions;
 
 pub use samples::{
     channel_of, sample_frames, sample_messages, sample_page_frame, sample_stream, sample_table,
 };
+pub use sessions::{fuzz_destination_session, fuzz_source_session};
 
 use crate::encode::PageKind;
 use crate::limits;
 use crate::units::ChannelId;
 use crate::wire::{
-    Capabilities, Deframer, FrameHeader, FrameKind, HEADER_BYTES, PageFrameBuilder, PageFrameView,
-    WireError, decode_message, encode_message, read_frame,
+    Capabilities, Deframer, FrameHeader, FrameKind, HEADER_BYTES, MAGIC, PageFrameBuilder,
+    PageFrameView, WireError, decode_message, encode_message, read_frame,
 };
 
-/// A stream of frames. The first byte says how the rest is cut into pieces; whatever the cut,
-/// the same frames come out, a blocking reader sees the same, and memory stays bounded by what
-/// came in.
+/// A stream of frames. The first byte says how the rest is cut into pieces, and, if it is odd,
+/// that magic and CRCs are put right first, which no fuzzer finds by itself. Whatever the cut, the
+/// same frames come out, a blocking reader sees the same, and memory stays bounded by what came in.
 ///
 /// # Panics
 /// If one of these does not hold.
 pub fn fuzz_deframe(data: &[u8]) {
     let Some((cut, stream)) = data.split_first() else { return };
+    let mut stream = stream.to_vec();
+    if !cut.is_multiple_of(2) {
+        repair(&mut stream);
+    }
+    let stream = &stream[..];
     let whole = deframe(stream, stream.len().max(1));
     let pieces = deframe(stream, usize::from(*cut).max(1));
     assert!(whole == pieces, "frames depend on how the stream was cut");
-    let (frames, error) = whole;
+    let (frames, _) = whole;
     let mut reader = stream;
     let mut body = Vec::new();
     for (header, expected) in &frames {
@@ -37,7 +44,19 @@ pub fn fuzz_deframe(data: &[u8]) {
     }
     assert!(read_frame(&mut reader, &mut body).is_err(), "no frame beyond the deframer's");
     assert!(body.capacity() <= 2 * limits::FRAME_BODY_MAX as usize, "bounded");
-    drop(error);
+}
+
+/// Puts magic and CRCs of every whole frame right.
+fn repair(mut stream: &mut [u8]) {
+    while let Some((header, rest)) = stream.split_first_chunk_mut::<HEADER_BYTES>() {
+        let length = u32::from_le_bytes([header[16], header[17], header[18], header[19]]);
+        let Some((body, rest)) = rest.split_at_mut_checked(length as usize) else { return };
+        header[..4].copy_from_slice(&MAGIC);
+        header[20..24].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
+        let crc = crc32fast::hash(&header[..28]);
+        header[28..].copy_from_slice(&crc.to_le_bytes());
+        stream = rest;
+    }
 }
 
 type Frames = (Vec<(FrameHeader, Vec<u8>)>, Option<WireError>);
@@ -123,7 +142,8 @@ fn check_pages(header: &FrameHeader, body: &[u8]) {
     let (mut pages, mut bytes, mut floor) = (0, 0, 0);
     let mut encoded = false;
     for entry in view.entries() {
-        assert!(table.check_run(entry.run.start().get(), entry.run.pages()).is_ok());
+        let run = table.check_run(entry.run.start().get(), entry.run.pages());
+        assert_eq!(run, Ok(entry.run), "inside the guest");
         assert!(entry.run.start().get() >= floor, "entries ascend");
         floor = entry.run.end().get();
         pages += entry.run.pages();

@@ -224,3 +224,66 @@ pub struct Report {
     /// The guest's own measurement, if it has one.
     pub guest_stall: Option<GuestStall>,
 }
+
+/// Everything about one attempt, as the destination saw it. Its clock is not the source's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DestinationReport {
+    /// Which attempt.
+    pub migration_id: MigrationId,
+    /// Version of this library.
+    pub engine_version: String,
+    /// Where the source came from.
+    pub peer: String,
+    /// Whether the guest may run here.
+    pub may_run: MayRunHere,
+    /// Why, in words, if the guest was not taken over.
+    pub failure: Option<String>,
+    /// Connections used.
+    pub channels: u8,
+    /// Pages of the guest.
+    pub total_pages: u64,
+    /// Bytes of one page.
+    pub page_bytes: u64,
+    /// Pages received, zero pages included; a page counts each time that it came.
+    pub received_pages: u64,
+    /// Bytes of page frames received, headers included.
+    pub wire_bytes: u64,
+    /// Whether memory digests were compared and were equal.
+    pub verified: bool,
+    /// From Hello to the end.
+    pub duration: Duration,
+    /// Import of the state.
+    pub import: Duration,
+    /// Digest of memory in verify mode.
+    pub digest: Duration,
+    /// From Commit's arrival to the guest's resume.
+    pub resume: Duration,
+    /// From the first page of the paused round to the resume.
+    pub paused: Duration,
+}
+
+impl DestinationReport {
+    /// An attempt of which nothing is known yet but its name and where it came from.
+    #[must_use]
+    pub fn new(migration_id: MigrationId, peer: String) -> Self {
+        Self {
+            migration_id,
+            engine_version: env!("CARGO_PKG_VERSION").to_owned(),
+            peer,
+            may_run: MayRunHere::No,
+            failure: None,
+            channels: 0,
+            total_pages: 0,
+            page_bytes: 0,
+            received_pages: 0,
+            wire_bytes: 0,
+            verified: false,
+            duration: Duration::ZERO,
+            import: Duration::ZERO,
+            digest: Duration::ZERO,
+            resume: Duration::ZERO,
+            paused: Duration::ZERO,
+        }
+    }
+}

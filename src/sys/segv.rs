@@ -55,6 +55,8 @@ static SLOT: [Slot; SLOTS] = [const {
 
 /// Slots that were ever used.
 static USED: AtomicUsize = AtomicUsize::new(0);
+/// The sum of all slots' `splits`; at times more, because handlers add here first.
+static SPLITS: AtomicUsize = AtomicUsize::new(0);
 /// Handlers that may be looking at a slot at this moment.
 static HANDLERS: AtomicUsize = AtomicUsize::new(0);
 /// Serialises registration; handlers never touch it.
@@ -96,7 +98,6 @@ impl WriteWatch {
         SLOT[slot].start.store(addresses.start, SeqCst);
         SLOT[slot].end.store(addresses.end, SeqCst);
         SLOT[slot].granule.store(granule, SeqCst);
-        SLOT[slot].splits.store(0, SeqCst);
         SLOT[slot].words.store(marks.as_ptr().cast_mut(), SeqCst);
         USED.fetch_max(slot + 1, SeqCst);
         Ok(Self { _host: host, slot, addresses, granule, marks })
@@ -133,10 +134,15 @@ impl WriteWatch {
     /// If the system refuses; it may be out of mappings (`vm.max_map_count`), and then protecting
     /// [`all`](Self::all) needs none.
     pub fn protect(&self, granules: Range<usize>) -> io::Result<()> {
-        SLOT[self.slot].splits.store(0, SeqCst);
+        self.forget_splits();
         let start = self.addresses.start + granules.start * self.granule;
         let end = (self.addresses.start + granules.end * self.granule).min(self.addresses.end);
         set_writable(start..end, false)
+    }
+
+    /// Nothing of the range is split off any more, or soon will be.
+    fn forget_splits(&self) {
+        SPLITS.fetch_sub(SLOT[self.slot].splits.swap(0, SeqCst), SeqCst);
     }
 
     /// All granules.
@@ -157,6 +163,7 @@ impl Drop for WriteWatch {
         while HANDLERS.load(SeqCst) != 0 {
             std::hint::spin_loop();
         }
+        self.forget_splits();
     }
 }
 
@@ -182,7 +189,9 @@ extern "C" fn on_segv(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     // SAFETY: SIGSEGV fills the fault's address.
     let address = unsafe { fault.si_addr() }.addr();
     // 2 is SEGV_ACCERR: the page is mapped, and the access is not allowed.
-    let handled = fault.si_code == 2 && (mark_and_allow(address) || was_released(address));
+    // The last look is for a range that was released and tracked again in between.
+    let handled = fault.si_code == 2
+        && (mark_and_allow(address) || was_released(address) || mark_and_allow(address));
     Errno::set_raw(saved);
     if !handled {
         chain(signal, info, context);
@@ -207,12 +216,12 @@ fn allow(slot: &Slot, words: *const AtomicU64, range: &Range<usize>, address: us
     let granule = slot.granule.load(SeqCst);
     let last = range.len().div_ceil(granule);
     let hit = (address - range.start) / granule;
-    let share = limits::MPROTECT_SPLITS_MAX / USED.load(SeqCst).max(1);
-    let reaches = match slot.splits.fetch_add(1, SeqCst) {
-        splits if splits < share => &[1, COARSE, last][..],
-        splits if splits < 2 * share => &[COARSE, last],
+    let reaches = match SPLITS.fetch_add(1, SeqCst) / limits::MPROTECT_SPLITS_MAX {
+        0 => &[1, COARSE, last][..],
+        1 => &[COARSE, last],
         _ => &[last],
     };
+    slot.splits.fetch_add(1, SeqCst);
     for &reach in reaches {
         let first = hit - hit % reach;
         let end = (first + reach).min(last);

@@ -54,7 +54,8 @@ fn accept_times_out(listener: &mut dyn Listener) {
 fn bytes_arrive(connector: &mut dyn Connector, listener: &mut dyn Listener) {
     const BYTES: usize = 8 << 20;
     let (here, there) = pair(connector, listener);
-    let data = |seed: u8| (0..BYTES).map(|at| (at % 251) as u8 ^ seed).collect::<Vec<_>>();
+    let data =
+        |seed: u8| (0..=250).map(|byte: u8| byte ^ seed).cycle().take(BYTES).collect::<Vec<_>>();
     let send = |end: &dyn Connection, seed: u8| {
         let mut writer = end.writer().expect("has a writing half");
         let bytes = data(seed);

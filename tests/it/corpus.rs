@@ -5,18 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use precopy::fuzzing::{
-    fuzz_deframe, fuzz_lz4, fuzz_message, fuzz_pages, sample_frames, sample_page_frame,
-    sample_stream,
+    fuzz_deframe, fuzz_destination_session, fuzz_lz4, fuzz_message, fuzz_pages,
+    fuzz_source_session, sample_frames, sample_page_frame, sample_stream,
 };
 use precopy::wire::HEADER_BYTES;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 4] = [
+const TARGETS: [Target; 6] = [
     ("deframe", fuzz_deframe),
     ("message", fuzz_message),
     ("pages", fuzz_pages),
     ("lz4", fuzz_lz4),
+    ("source_session", fuzz_source_session),
+    ("destination_session", fuzz_destination_session),
 ];
 
 fn corpus(target: &str) -> PathBuf {
@@ -37,10 +39,13 @@ fn corpora_hold() {
     }
 }
 
-/// Every seed as it should be, cut, and with a flipped bit.
+/// Every seed as it should be, cut, and with a flipped bit. Writes into the source tree, so only
+/// when asked to: `PRECOPY_WRITE_SEEDS=1 cargo test --test it write_seeds`, when the wire changes.
 #[test]
-#[ignore = "writes into the source tree; run it when the wire changes"]
 fn write_seeds() {
+    if std::env::var_os("PRECOPY_WRITE_SEEDS").is_none() {
+        return;
+    }
     let mut seeds: Vec<(&str, String, Vec<u8>)> = Vec::new();
     seeds.push(("deframe", "stream".into(), [&[64], &sample_stream()[..]].concat()));
     for frame in sample_frames() {
@@ -60,6 +65,16 @@ fn write_seeds() {
         &[10, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
     ];
     seeds.push(("pages", "zeros".into(), zeros.concat()));
+    for (number, target) in ["source_session", "destination_session"].into_iter().enumerate() {
+        for seed in 0..8u32 {
+            let mut word = seed * 2 + u32::try_from(number).expect("0 or 1");
+            let bytes = (0..300).map(|_| {
+                word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                word.to_be_bytes()[0]
+            });
+            seeds.push((target, format!("random-{seed}"), bytes.collect()));
+        }
+    }
     seeds.push(("lz4", "page".into(), b"words and words and words".repeat(40)));
     seeds.push(("lz4", "block".into(), body[body.len() - 40..].to_vec()));
     for (target, name, bytes) in seeds {

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The integration tests: one binary, a module for each concern.
 
-#![allow(clippy::unwrap_used, reason = "a test that unwraps nothing fails")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod corpus;
+mod failure;
+mod loopback;
 mod replay;
 mod rounds;
+mod support;
 mod tidy;

@@ -233,6 +233,59 @@ fn long_and_broken_texts_are_errors_when_received() {
     assert!(matches!(refuse(3, b"ok"), Err(WireError::Short { .. })));
 }
 
+/// Every flag, code and number of which only some values exist, with a value that does not.
+#[test]
+fn values_that_do_not_exist_are_errors() {
+    let wrong = |kind, body: &[u8]| {
+        let seen = read(kind, body);
+        assert!(matches!(seen, Err(WireError::Value { .. })), "{kind:?} {seen:?}");
+    };
+    for flag in [2, 3, 0xff] {
+        wrong(FrameKind::Prepare, &[0, 0, 0, 0, flag]);
+        wrong(FrameKind::Commit, &[0, flag]);
+        wrong(FrameKind::Commit, &[flag, 0]);
+        wrong(FrameKind::RoundEnd, &[&[flag][..], &[0; 24]].concat());
+        wrong(FrameKind::Ready, &[&[flag][..], &[0; 16]].concat());
+    }
+    for fate in [0, 4, 0xff] {
+        wrong(FrameKind::Answer, &[&[0; 16][..], &[fate]].concat());
+    }
+    for code in [0, 14, 0x101u16] {
+        wrong(FrameKind::Refuse, &[&code.to_le_bytes()[..], &[0, 0]].concat());
+    }
+    for code in [0, 8, 0x101u16] {
+        wrong(FrameKind::Abort, &[&code.to_le_bytes()[..], &[0, 0]].concat());
+    }
+    for channel in [0, 64, 0xff] {
+        wrong(FrameKind::Attach, &[&[0; 16][..], &[channel]].concat());
+    }
+    let strayed = read(FrameKind::Attach, &[&[0; 16][..], &[4]].concat());
+    assert_eq!(strayed, Err(WireError::Channel { found: 3, expected: 4 }));
+    let attached = read(FrameKind::Attach, &[&[0; 16][..], &[3]].concat());
+    assert!(attached.is_ok(), "the frame's own channel");
+}
+
+#[test]
+fn page_sizes_and_memory_maps_of_a_hello_are_checked() {
+    let hello = |page_size: u32, regions: &[(u64, u64)]| {
+        let mut body = [&[1, 0, 1, 0][..], &[7; 16], &[0; 8], &[4]].concat();
+        body.extend(page_size.to_le_bytes());
+        body.extend(u16::try_from(regions.len()).unwrap().to_le_bytes());
+        for (start, pages) in regions {
+            body.extend([start.to_le_bytes(), pages.to_le_bytes()].concat());
+        }
+        body.extend([0, 0]);
+        read(FrameKind::Hello, &body).map(drop)
+    };
+    assert_eq!(hello(4096, &[(0, 5), (1 << 20, 1)]), Ok(()));
+    assert!(matches!(hello(4095, &[(0, 5)]), Err(WireError::Unit(_))));
+    assert!(matches!(hello(1 << 30, &[(0, 5)]), Err(WireError::Value { .. })));
+    assert!(matches!(hello(4096, &[]), Err(WireError::Region(_))));
+    assert!(matches!(hello(4096, &[(0, 5), (4096, 1)]), Err(WireError::Region(_))));
+    assert!(matches!(hello(4096, &[(0, u64::MAX)]), Err(WireError::Region(_))));
+    assert!(matches!(hello(4096, &[(0, 1); 1025]), Err(WireError::TooLong { .. })));
+}
+
 #[test]
 fn messages_beyond_the_limits_are_not_sent() {
     let long = |what: Message| {

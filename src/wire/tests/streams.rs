@@ -90,6 +90,8 @@ fn a_flipped_bit_in_every_byte_is_seen() {
             let mut bad = frame.clone();
             bad[at] ^= 1 << (at % 8);
             assert!(!is_taken(&bad), "byte {at} of {}", frame.len());
+            let (frames, end) = read_all(&bad);
+            assert!(frames.is_empty() && matches!(end, ReadFrameError::Wire(_)), "byte {at}");
         }
     }
 }

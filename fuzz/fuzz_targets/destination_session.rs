@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use precopy::fuzzing;
+
+fuzz_target!(|data: &[u8]| fuzzing::fuzz_destination_session(data));

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Everything that can go wrong between two hosts, one thing at a time. After each: the guest
+//! runs at exactly one side (or is in doubt and paused), no write was lost, the next attempt
+//! succeeds, and no thread or socket is left.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use precopy::engine::{
+    CancelToken, DestinationOptions, EngineEvent, MigrateError, ReceivedGuest, Receiver,
+    SourceOptions, SourceParts, send, settle,
+};
+use precopy::guest::GuestControl;
+use precopy::report::{MayRunHere, Outcome, Report};
+use precopy::session::{SessionEvent, SourcePhase};
+use precopy::transport::fault::{
+    Direction, Fault, FaultAction, FaultLog, FaultPlan, FaultPoint, FaultyConnector,
+};
+use precopy::transport::{Connector, Listener, TcpConnector, TcpOptions};
+use precopy::units::MigrationId;
+use precopy::wire::{Fate, FrameKind};
+
+use crate::loopback::{migrate, options, piped, running, tcp};
+use crate::support::{Factory, Shared, leftovers, serial};
+
+const PAGES: u64 = 600;
+
+type Link = (Box<dyn Connector>, Box<dyn Listener>);
+
+/// Options that make every wait short.
+fn hasty(policy: &str, channels: u8) -> SourceOptions {
+    let mut options = options(policy);
+    options.channels = channels;
+    options.connect_timeout = Duration::from_millis(500);
+    options.negotiate_timeout = Duration::from_millis(800);
+    options.stall_timeout = Duration::from_millis(600);
+    options.ready_timeout = Duration::from_millis(800);
+    options.commit_timeout = Duration::from_millis(300);
+    options.query_timeout = Duration::from_millis(1500);
+    options
+}
+
+fn patient_destination() -> DestinationOptions {
+    let mut options = DestinationOptions::default();
+    options.session.stall_timeout = Duration::from_millis(700);
+    options.session.commit_timeout = Duration::from_millis(900);
+    options
+}
+
+/// What both sides say in the end.
+struct Ends {
+    source: Report,
+    destination: Result<ReceivedGuest, MigrateError>,
+    there: Option<Shared>,
+}
+
+/// One attempt with whatever goes wrong. The destination stays to be asked until the source is
+/// through, and is cancelled if no source ever got to it.
+fn attempt(
+    guest: &Shared,
+    source: SourceOptions,
+    (mut connector, listener): Link,
+    mut factory: Factory,
+    mut sink: impl FnMut(&EngineEvent, &CancelToken),
+) -> Ends {
+    let mut receiver = Receiver::bind(listener, patient_destination()).unwrap();
+    let (cancel, stop) = (CancelToken::new(), CancelToken::new());
+    thread::scope(|scope| {
+        let stopped = stop.clone();
+        let destination = scope.spawn(move || {
+            let received = receiver.receive(&mut factory, &stopped, &mut ());
+            (received, factory.last, receiver)
+        });
+        let (memory, mut tracker) = guest.with(|g| (g.memory.clone(), g.tracker()));
+        let (regions, mut control) = (memory.table().clone(), guest.clone());
+        let parts = SourceParts::new(Arc::new(memory), regions, &mut tracker, &mut control);
+        let mut shown = |event: &EngineEvent| sink(event, &cancel);
+        let source = send(source, &mut *connector, parts, &cancel, &mut shown).unwrap();
+        let began = Instant::now();
+        while !destination.is_finished() && began.elapsed() < Duration::from_secs(3) {
+            thread::sleep(Duration::from_millis(2));
+        }
+        stop.cancel();
+        let (destination, there, _receiver) = destination.join().unwrap();
+        Ends { source, destination, there }
+    })
+}
+
+/// Checks one end of an attempt against the other, and that the guest is whole.
+fn check(what: &str, guest: &Shared, ends: Ends) -> Outcome {
+    let outcome = ends.source.outcome;
+    match outcome {
+        Outcome::HandedOver => {
+            let received = ends.destination.expect(what);
+            assert_eq!(received.report.may_run, MayRunHere::Yes, "{what}");
+            assert!(!guest.is_running(), "{what}: two runners");
+            let there = ends.there.expect(what);
+            assert!(there.is_running(), "{what}: nobody runs it");
+            there.with(|there| {
+                there.pause().unwrap();
+                there.check();
+            });
+        }
+        Outcome::SourceKeepsRunning => {
+            let error = ends.destination.expect_err(what);
+            assert_eq!(error.may_run_here(), MayRunHere::No, "{what}: {error}");
+            assert!(guest.is_running(), "{what}: nobody runs it");
+            assert!(ends.there.is_none_or(|there| !there.is_running()), "{what}: two runners");
+            assert!(ends.source.failure.is_some(), "{what}: no reason");
+            // R5: the next attempt has everything that it needs.
+            let (report, received, there) = migrate(guest, options("xen"), piped());
+            assert_eq!(report.outcome, Outcome::HandedOver, "{what}: {report:#?}");
+            received.expect(what);
+            there.expect(what).with(|there| {
+                there.pause().unwrap();
+                there.check();
+            });
+        }
+        Outcome::InDoubt => assert!(!guest.is_running(), "{what}: in doubt and running"),
+    }
+    let left = leftovers();
+    assert_eq!((left.0.len(), left.1), (0, 0), "{what}: left behind {left:?}");
+    outcome
+}
+
+fn faulty((connector, listener): Link, plan: FaultPlan) -> (Link, FaultLog) {
+    let connector = FaultyConnector::new(connector, plan);
+    let log = connector.log();
+    ((Box::new(connector), listener), log)
+}
+
+fn points() -> Vec<(usize, Direction, FaultPoint)> {
+    use Direction::{ToDestination, ToSource};
+    use FrameKind as K;
+    let first = [K::Hello, K::Announce, K::Pages, K::RoundEnd, K::State, K::Prepare, K::Commit]
+        .map(|kind| (0, ToDestination, FaultPoint::FrameOf(kind, 0)));
+    let back = [K::Accept, K::ChannelsReady, K::RoundAck, K::Ready, K::Committed]
+        .map(|kind| (0, ToSource, FaultPoint::FrameOf(kind, 0)));
+    let later = [(0, K::Pages, 1), (0, K::RoundEnd, 1), (1, K::Attach, 0), (1, K::Pages, 0)]
+        .map(|(lane, kind, nth)| (lane, ToDestination, FaultPoint::FrameOf(kind, nth)));
+    let more = [(1, K::RoundEnd, 0), (1, K::RoundEnd, 1)]
+        .map(|(lane, kind, nth)| (lane, ToDestination, FaultPoint::FrameOf(kind, nth)));
+    [&first[..], &back, &later, &more].concat()
+}
+
+fn run_faults(actions: &[FaultAction], link: fn() -> Link) {
+    let _serial = serial();
+    for (lane, direction, point) in points() {
+        for action in actions {
+            let what = format!("{action:?} at {point:?} on {lane} {direction:?}");
+            let plan = FaultPlan::one(Fault::new(lane, direction, point, action.clone()));
+            let guest = running(PAGES);
+            let (link, log) = faulty(link(), plan);
+            let began = Instant::now();
+            let ends =
+                attempt(&guest, hasty("fixed-rounds:rounds=2", 2), link, Factory::default(), |_, _| ());
+            let failure = ends.source.failure.clone();
+            assert!(log.fired() > 0, "{what}: never came");
+            let outcome = check(&what, &guest, ends);
+            println!("{what}: {outcome:?} after {:?}: {failure:?}", began.elapsed());
+        }
+    }
+}
+
+#[test]
+fn connections_that_end_at_every_frame() {
+    run_faults(&[FaultAction::Cut, FaultAction::Truncate { bytes: 40 }], piped);
+}
+
+#[test]
+fn connections_that_reset_at_every_frame() {
+    run_faults(&[FaultAction::Reset, FaultAction::Truncate { bytes: 7 }], tcp);
+}
+
+#[test]
+fn silence_at_every_frame() {
+    run_faults(&[FaultAction::Stall, FaultAction::Hang], piped);
+}
+
+#[test]
+fn damage_at_every_frame() {
+    let flip = |offset| FaultAction::FlipBit { offset, bit: 3 };
+    run_faults(&[flip(4), flip(9), flip(29), FaultAction::Insert(b"GET / HTTP/1.1\r\n".into())], tcp);
+}
+
+#[test]
+fn frames_lost_or_doubled() {
+    run_faults(&[FaultAction::Drop, FaultAction::Duplicate], piped);
+}
+
+#[test]
+fn cancel_in_every_phase() {
+    let _serial = serial();
+    for phase in [
+        SourcePhase::Attaching,
+        SourcePhase::Arming,
+        SourcePhase::Round,
+        SourcePhase::AwaitingAck,
+        SourcePhase::Harvesting,
+        SourcePhase::Pausing,
+        SourcePhase::FinalHarvest,
+        SourcePhase::FinalRound,
+        SourcePhase::Preparing,
+        SourcePhase::Committing,
+    ] {
+        let guest = running(PAGES);
+        let mut options = hasty("fixed-rounds:rounds=2", 2);
+        options.verify = true;
+        let mut too_late = false;
+        let ends = attempt(&guest, options, tcp(), Factory::default(), |event, cancel| match event {
+            EngineEvent::Source(SessionEvent::Phase { phase: now, .. }) if *now == phase => {
+                cancel.cancel();
+            }
+            EngineEvent::Source(SessionEvent::CancelTooLate { .. }) => too_late = true,
+            _ => {}
+        });
+        let failure = ends.source.failure.clone();
+        let outcome = check(&format!("cancel in {phase:?}"), &guest, ends);
+        if phase == SourcePhase::Committing {
+            assert_eq!(outcome, Outcome::HandedOver, "{failure:?}");
+        } else if outcome == Outcome::HandedOver {
+            // A phase that is over within the same turn of the main thread.
+            assert!(too_late, "{phase:?}");
+        } else {
+            assert_eq!(failure.as_deref(), Some("Cancelled"));
+        }
+        println!("{phase:?}: {outcome:?}");
+    }
+}
+
+#[test]
+fn guests_that_do_not_do_as_told() {
+    let _serial = serial();
+    let try_with = |what: &str, arrange: &dyn Fn(&Shared, &mut Factory)| {
+        let guest = running(PAGES);
+        let mut factory = Factory::default();
+        arrange(&guest, &mut factory);
+        let ends = attempt(&guest, hasty("xen", 1), tcp(), factory, |_, _| ());
+        let failure = ends.source.failure.clone().unwrap_or_default();
+        guest.with(|guest| {
+            guest.faults.pause.store(false, Ordering::SeqCst);
+            guest.faults.export.store(false, Ordering::SeqCst);
+        });
+        assert_eq!(check(what, &guest, ends), Outcome::SourceKeepsRunning);
+        failure
+    };
+    let set = |flag: &std::sync::atomic::AtomicBool| flag.store(true, Ordering::SeqCst);
+    let failure = try_with("factory", &|_, factory| factory.fail = true);
+    assert!(failure.contains("be created, as the test wants it"), "{failure}");
+    let failure = try_with("import", &|_, factory| set(&factory.faults.import));
+    assert!(failure.contains("import its state, as the test wants it"), "{failure}");
+    let failure = try_with("resume", &|_, factory| set(&factory.faults.resume));
+    assert!(failure.contains("resume, as the test wants it"), "{failure}");
+    let failure = try_with("pause", &|guest, _| guest.with(|g| set(&g.faults.pause)));
+    assert!(failure.contains("pause, as the test wants it"), "{failure}");
+    let failure = try_with("export", &|guest, _| guest.with(|g| set(&g.faults.export)));
+    assert!(failure.contains("export its state, as the test wants it"), "{failure}");
+}
+
+/// Commit's answer is lost, and the destination cannot be asked until later.
+#[test]
+fn in_doubt_until_asked_later() {
+    let _serial = serial();
+    let guest = running(PAGES);
+    let (connector, listener) = tcp();
+    let point = FaultPoint::FrameOf(FrameKind::Committed, 0);
+    let mut plan =
+        FaultPlan::one(Fault::new(0, Direction::ToSource, point, FaultAction::Reset));
+    plan.refused = (1..100).collect();
+    let mut connector = FaultyConnector::new(connector, plan);
+    let mut receiver = Receiver::bind(listener, patient_destination()).unwrap();
+    let local = receiver.local().to_owned();
+    thread::scope(|scope| {
+        let destination = scope.spawn(move || {
+            let mut factory = Factory::default();
+            let received = receiver.receive(&mut factory, &CancelToken::new(), &mut ());
+            (received, receiver)
+        });
+        let (memory, mut tracker) = guest.with(|g| (g.memory.clone(), g.tracker()));
+        let (regions, mut control) = (memory.table().clone(), guest.clone());
+        let parts = SourceParts::new(Arc::new(memory), regions, &mut tracker, &mut control);
+        let options = hasty("xen", 1);
+        let id = options.migration_id;
+        let report =
+            send(options, &mut connector, parts, &CancelToken::new(), &mut ()).unwrap();
+        assert_eq!(report.outcome, Outcome::InDoubt, "{report:#?}");
+        assert!(!guest.is_running());
+        let (received, receiver) = destination.join().unwrap();
+        let received = received.unwrap();
+        assert!(received.guest.is_running());
+        let mut again =
+            TcpConnector::new(local, TcpOptions::default());
+        let limit = Duration::from_secs(5);
+        assert_eq!(settle(&mut again, id, limit).unwrap(), Fate::Committed);
+        assert_eq!(settle(&mut again, MigrationId::new(7), limit).unwrap(), Fate::Unknown);
+        drop(receiver);
+        let error = settle(&mut again, id, Duration::from_millis(300)).unwrap_err();
+        assert_eq!(error.may_run_here(), MayRunHere::Unknown);
+    });
+    assert_eq!(leftovers().1, 0);
+}

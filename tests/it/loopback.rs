@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Whole migrations inside one process.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use precopy::encode::EncoderKind;
+use precopy::engine::{
+    CancelToken, DestinationOptions, MigrateError, ReceivedGuest, Receiver, SourceOptions,
+    SourceParts, send,
+};
+use precopy::guest::GuestControl;
+use precopy::policy;
+use precopy::report::{MayRunHere, Outcome, Report};
+use precopy::transport::{Connector, Listener, TcpConnector, TcpListener, TcpOptions, pipe};
+
+use crate::support::{Factory, Shared, TestGuest, serial, table};
+
+pub(crate) fn tcp() -> (Box<dyn Connector>, Box<dyn Listener>) {
+    let listener = TcpListener::bind("127.0.0.1:0", TcpOptions::default()).unwrap();
+    let target = listener.local_addr().to_string();
+    (Box::new(TcpConnector::new(target, TcpOptions::default())), Box::new(listener))
+}
+
+pub(crate) fn piped() -> (Box<dyn Connector>, Box<dyn Listener>) {
+    let (connector, listener) = pipe();
+    (Box::new(connector), Box::new(listener))
+}
+
+pub(crate) fn options(policy: &str) -> SourceOptions {
+    SourceOptions::new(policy::parse(policy).unwrap())
+}
+
+/// One migration of a guest that runs, to a destination in another thread.
+pub(crate) fn migrate(
+    guest: &Shared,
+    options: SourceOptions,
+    (mut connector, listener): (Box<dyn Connector>, Box<dyn Listener>),
+) -> (Report, Result<ReceivedGuest, MigrateError>, Option<Shared>) {
+    let mut receiver = Receiver::bind(listener, DestinationOptions::default()).unwrap();
+    thread::scope(|scope| {
+        let destination = scope.spawn(move || {
+            let mut factory = Factory::default();
+            let received = receiver.receive(&mut factory, &CancelToken::new(), &mut ());
+            (received, factory.last)
+        });
+        let (memory, mut tracker) = guest.with(|g| (g.memory.clone(), g.tracker()));
+        let regions = memory.table().clone();
+        let mut control = guest.clone();
+        let parts = SourceParts::new(Arc::new(memory), regions, &mut tracker, &mut control);
+        let report = send(options, &mut *connector, parts, &CancelToken::new(), &mut ()).unwrap();
+        let (received, last) = destination.join().unwrap();
+        (report, received, last)
+    })
+}
+
+pub(crate) fn running(pages: u64) -> Shared {
+    let mut guest = TestGuest::new(table(pages));
+    guest.resume().unwrap();
+    thread::sleep(Duration::from_millis(20));
+    Shared::new(guest)
+}
+
+fn check_handed_over(
+    source: &Shared,
+    report: &Report,
+    received: Result<ReceivedGuest, MigrateError>,
+    there: Option<Shared>,
+) {
+    assert_eq!(report.outcome, Outcome::HandedOver, "{report:#?}");
+    let received = received.unwrap();
+    assert_eq!(received.report.may_run, MayRunHere::Yes);
+    assert!(!source.is_running(), "two runners");
+    let there = there.unwrap();
+    assert!(there.is_running());
+    let before = source.with(|guest| {
+        guest.check();
+        guest.total_steps()
+    });
+    thread::sleep(Duration::from_millis(5));
+    there.with(|guest| {
+        guest.pause().unwrap();
+        guest.check();
+        assert!(guest.total_steps() >= before);
+    });
+}
+
+#[test]
+fn a_running_guest_moves() {
+    let _serial = serial();
+    for (name, link) in [("pipe", piped()), ("tcp", tcp())] {
+        let guest = running(3000);
+        let (report, received, there) = migrate(&guest, options("stop-at-once"), link);
+        println!("{name}: {:?}", report.downtime);
+        check_handed_over(&guest, &report, received, there);
+    }
+}
+
+#[test]
+fn channels_encoders_policies_and_verification() {
+    let _serial = serial();
+    for (policy, channels, encoder, verify) in [
+        ("fixed-rounds:rounds=4", 1, EncoderKind::Raw, true),
+        ("xen", 2, EncoderKind::Lz4, false),
+        ("xen-legacy", 4, EncoderKind::Raw, true),
+        ("qemu:downtime_ms=200", 3, EncoderKind::Raw, true),
+        ("fixed-rounds:rounds=2", 64, EncoderKind::Raw, true),
+    ] {
+        let guest = running(4000);
+        let mut options = options(policy);
+        (options.channels, options.encoder, options.verify) = (channels, encoder, verify);
+        let (report, received, there) = migrate(&guest, options, tcp());
+        println!("{policy}: {:?}, {:?}", report.totals, report.downtime);
+        assert_eq!((report.channels, report.verified), (channels, verify), "{report:#?}");
+        assert_eq!(report.encoder, encoder.name());
+        assert!(!report.rounds.is_empty() && !report.decisions.is_empty());
+        check_handed_over(&guest, &report, received, there);
+    }
+}
