@@ -154,8 +154,8 @@ fn run_faults(actions: &[FaultAction], link: fn() -> Link) {
             let guest = running(PAGES);
             let (link, log) = faulty(link(), plan);
             let began = Instant::now();
-            let ends =
-                attempt(&guest, hasty("fixed-rounds:rounds=2", 2), link, Factory::default(), |_, _| ());
+            let options = hasty("fixed-rounds:rounds=2", 2);
+            let ends = attempt(&guest, options, link, Factory::default(), |_, _| ());
             let failure = ends.source.failure.clone();
             assert!(log.fired() > 0, "{what}: never came");
             let outcome = check(&what, &guest, ends);
@@ -182,7 +182,8 @@ fn silence_at_every_frame() {
 #[test]
 fn damage_at_every_frame() {
     let flip = |offset| FaultAction::FlipBit { offset, bit: 3 };
-    run_faults(&[flip(4), flip(9), flip(29), FaultAction::Insert(b"GET / HTTP/1.1\r\n".into())], tcp);
+    let stranger = FaultAction::Insert(b"GET / HTTP/1.1\r\n".into());
+    run_faults(&[flip(4), flip(9), flip(29), stranger], tcp);
 }
 
 #[test]
@@ -209,13 +210,14 @@ fn cancel_in_every_phase() {
         let mut options = hasty("fixed-rounds:rounds=2", 2);
         options.verify = true;
         let mut too_late = false;
-        let ends = attempt(&guest, options, tcp(), Factory::default(), |event, cancel| match event {
-            EngineEvent::Source(SessionEvent::Phase { phase: now, .. }) if *now == phase => {
-                cancel.cancel();
-            }
-            EngineEvent::Source(SessionEvent::CancelTooLate { .. }) => too_late = true,
-            _ => {}
-        });
+        let ends =
+            attempt(&guest, options, tcp(), Factory::default(), |event, cancel| match event {
+                EngineEvent::Source(SessionEvent::Phase { phase: now, .. }) if *now == phase => {
+                    cancel.cancel();
+                }
+                EngineEvent::Source(SessionEvent::CancelTooLate { .. }) => too_late = true,
+                _ => {}
+            });
         let failure = ends.source.failure.clone();
         let outcome = check(&format!("cancel in {phase:?}"), &guest, ends);
         if phase == SourcePhase::Committing {
@@ -266,8 +268,7 @@ fn in_doubt_until_asked_later() {
     let guest = running(PAGES);
     let (connector, listener) = tcp();
     let point = FaultPoint::FrameOf(FrameKind::Committed, 0);
-    let mut plan =
-        FaultPlan::one(Fault::new(0, Direction::ToSource, point, FaultAction::Reset));
+    let mut plan = FaultPlan::one(Fault::new(0, Direction::ToSource, point, FaultAction::Reset));
     plan.refused = (1..100).collect();
     let mut connector = FaultyConnector::new(connector, plan);
     let mut receiver = Receiver::bind(listener, patient_destination()).unwrap();
@@ -283,15 +284,13 @@ fn in_doubt_until_asked_later() {
         let parts = SourceParts::new(Arc::new(memory), regions, &mut tracker, &mut control);
         let options = hasty("xen", 1);
         let id = options.migration_id;
-        let report =
-            send(options, &mut connector, parts, &CancelToken::new(), &mut ()).unwrap();
+        let report = send(options, &mut connector, parts, &CancelToken::new(), &mut ()).unwrap();
         assert_eq!(report.outcome, Outcome::InDoubt, "{report:#?}");
         assert!(!guest.is_running());
         let (received, receiver) = destination.join().unwrap();
         let received = received.unwrap();
         assert!(received.guest.is_running());
-        let mut again =
-            TcpConnector::new(local, TcpOptions::default());
+        let mut again = TcpConnector::new(local, TcpOptions::default());
         let limit = Duration::from_secs(5);
         assert_eq!(settle(&mut again, id, limit).unwrap(), Fate::Committed);
         assert_eq!(settle(&mut again, MigrationId::new(7), limit).unwrap(), Fate::Unknown);

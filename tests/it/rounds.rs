@@ -20,7 +20,8 @@ fn a_faster_link_can_lengthen_the_downtime() {
     let rows = faster_link_longer_downtime(&Setting::small()).unwrap();
     insta::assert_snapshot!("faster_link", render(&rows));
     let longer = rows.windows(2).any(|pair| {
-        pair[1].rounds < pair[0].rounds && pair[1].downtime_ms > pair[0].downtime_ms.map(|d| d * 1.5)
+        let half_more = pair[0].downtime_ms.map(|d| d * 1.5);
+        pair[1].rounds < pair[0].rounds && pair[1].downtime_ms > half_more
     });
     assert!(longer, "no step to a faster link lengthens the downtime by half");
 }

@@ -33,18 +33,24 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "engine",
         &[
-            "bitmap", "dirty", "encode", "guest", "limits", "memory", "policy", "region", "report",
-            "session", "sys", "transport", "units", "wire",
+            "bitmap",
+            "dirty",
+            "encode",
+            "guest",
+            "limits",
+            "memory",
+            "policy",
+            "region",
+            "report",
+            "session",
+            "sys",
+            "transport",
+            "units",
+            "wire",
         ],
     ),
-    (
-        "sim",
-        &["bitmap", "limits", "policy", "region", "report", "session", "units", "wire"],
-    ),
-    (
-        "fuzzing",
-        &["encode", "guest", "limits", "region", "session", "transport", "units", "wire"],
-    ),
+    ("sim", &["bitmap", "limits", "policy", "region", "report", "session", "units", "wire"]),
+    ("fuzzing", &["bitmap", "encode", "limits", "policy", "region", "session", "units", "wire"]),
 ];
 
 /// Single files that join two back-ends, because that is their purpose.
@@ -244,7 +250,8 @@ fn sizes(all: &[Source]) -> Vec<String> {
             }
         }
         let lines = source.untested_lines().len();
-        if lines > FILE_MAX && !source.is_test() {
+        let serves_tests = source.is_test() || source.path.starts_with("src/fuzzing/");
+        if lines > FILE_MAX && !serves_tests {
             found.push(source.at(1, &format!("{lines} lines without tests, over {FILE_MAX}")));
         }
     }
