@@ -149,8 +149,7 @@ pub fn run(
 ) -> Result<Row, RoundsError> {
     let regions = RegionTable::single(PageSize::BASE, setting.pages)?;
     let config = SourceConfig::new(MigrationId::new(1), regions);
-    let mut guards = Guards::default();
-    guards.max_duration = Some(setting.time_guard);
+    let guards = Guards { max_duration: Some(setting.time_guard), ..Guards::default() };
     let workload = Workload::new(pattern, writes_per_s, setting.pages, 1);
     let mut plan = PairPlan::new(config, Box::new(guards.guard(policy.build())), workload);
     let bandwidth = setting.bandwidth_bytes_per_s;
