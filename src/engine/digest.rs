@@ -82,8 +82,7 @@ mod tests {
         for page in [0, 1, 2, 1023, 1024, 1500, 4095, 4096, 4999] {
             memory.store_u64(PageIndex::new(page), 8, page + 1).unwrap();
         }
-        let one =
-            digest_run(&memory, PageSize::BASE, table.all(), &mut Vec::new()).unwrap();
+        let one = digest_run(&memory, PageSize::BASE, table.all(), &mut Vec::new()).unwrap();
         let stop = AtomicBool::new(false);
         assert_eq!(whole(&memory, &table, &stop).unwrap(), Some(one));
         assert_ne!(one, Digest::ZERO);

@@ -198,9 +198,8 @@ impl Journal {
         sync: bool,
         mut learn: impl FnMut(MigrationId, Known),
     ) -> Result<Self, JournalError> {
-        let failed = |what| {
-            move |source| JournalError::System { what, path: path.to_owned(), source }
-        };
+        let failed =
+            |what| move |source| JournalError::System { what, path: path.to_owned(), source };
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(failed("open"))?;
@@ -300,8 +299,8 @@ mod tests {
 
     impl Scratch {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir()
-                .join(format!("precopy-journal-{}-{name}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("precopy-journal-{}-{name}", std::process::id()));
             let _ = std::fs::remove_file(&path);
             Self(path)
         }

@@ -15,9 +15,7 @@ mod journal;
 mod source;
 
 pub use cancel::CancelToken;
-pub use destination::{
-    CreatedGuest, DestinationOptions, GuestFactory, ReceivedGuest, Receiver,
-};
+pub use destination::{CreatedGuest, DestinationOptions, GuestFactory, ReceivedGuest, Receiver};
 pub use error::MigrateError;
 pub use event::{EngineEvent, EventSink, Progress, Received};
 pub use journal::JournalError;

@@ -34,9 +34,9 @@ fn hasty(policy: &str, channels: u8) -> SourceOptions {
     let mut options = options(policy);
     options.channels = channels;
     options.connect_timeout = Duration::from_millis(500);
-    options.negotiate_timeout = Duration::from_millis(800);
-    options.stall_timeout = Duration::from_millis(600);
-    options.ready_timeout = Duration::from_millis(800);
+    options.negotiate_timeout = Duration::from_millis(500);
+    options.stall_timeout = Duration::from_millis(350);
+    options.ready_timeout = Duration::from_millis(500);
     options.commit_timeout = Duration::from_millis(300);
     options.query_timeout = Duration::from_millis(1500);
     options
@@ -44,8 +44,8 @@ fn hasty(policy: &str, channels: u8) -> SourceOptions {
 
 fn patient_destination() -> DestinationOptions {
     let mut options = DestinationOptions::default();
-    options.session.stall_timeout = Duration::from_millis(700);
-    options.session.commit_timeout = Duration::from_millis(900);
+    options.session.stall_timeout = Duration::from_millis(450);
+    options.session.commit_timeout = Duration::from_millis(600);
     options
 }
 
@@ -79,7 +79,7 @@ fn attempt(
         let mut shown = |event: &EngineEvent| sink(event, &cancel);
         let source = send(source, &mut *connector, parts, &cancel, &mut shown).unwrap();
         let began = Instant::now();
-        while !destination.is_finished() && began.elapsed() < Duration::from_secs(3) {
+        while !destination.is_finished() && began.elapsed() < Duration::from_millis(1500) {
             thread::sleep(Duration::from_millis(2));
         }
         stop.cancel();
@@ -154,11 +154,18 @@ fn run_faults(actions: &[FaultAction], link: fn() -> Link) {
             let guest = running(PAGES);
             let (link, log) = faulty(link(), plan);
             let began = Instant::now();
-            let options = hasty("fixed-rounds:rounds=2", 2);
-            let ends = attempt(&guest, options, link, Factory::default(), |_, _| ());
+            let ends = attempt(
+                &guest,
+                hasty("fixed-rounds:rounds=2", 2),
+                link,
+                Factory::default(),
+                |_, _| (),
+            );
             let failure = ends.source.failure.clone();
             assert!(log.fired() > 0, "{what}: never came");
             let outcome = check(&what, &guest, ends);
+            // It can always be asked on a new connection.
+            assert_ne!(outcome, Outcome::InDoubt, "{what}: {failure:?}");
             println!("{what}: {outcome:?} after {:?}: {failure:?}", began.elapsed());
         }
     }
@@ -182,8 +189,10 @@ fn silence_at_every_frame() {
 #[test]
 fn damage_at_every_frame() {
     let flip = |offset| FaultAction::FlipBit { offset, bit: 3 };
-    let stranger = FaultAction::Insert(b"GET / HTTP/1.1\r\n".into());
-    run_faults(&[flip(4), flip(9), flip(29), stranger], tcp);
+    run_faults(
+        &[flip(4), flip(9), flip(29), FaultAction::Insert(b"GET / HTTP/1.1\r\n".into())],
+        tcp,
+    );
 }
 
 #[test]
@@ -298,5 +307,129 @@ fn in_doubt_until_asked_later() {
         let error = settle(&mut again, id, Duration::from_millis(300)).unwrap_err();
         assert_eq!(error.may_run_here(), MayRunHere::Unknown);
     });
+    assert_eq!(leftovers().1, 0);
+}
+
+fn destination(
+    mut receiver: Receiver,
+    cancel: CancelToken,
+) -> impl FnOnce() -> (Result<ReceivedGuest, MigrateError>, Receiver) {
+    let (done, result) = std::sync::mpsc::channel();
+    let thread = thread::spawn(move || {
+        let received = receiver.receive(&mut Factory::default(), &cancel, &mut ());
+        let _ = done.send((received, receiver));
+    });
+    move || {
+        thread.join().unwrap();
+        result.recv().unwrap()
+    }
+}
+
+/// Port scanners, silent clients and a second source change nothing for the first one.
+#[test]
+fn strangers_on_the_port() {
+    use std::io::{Read, Write};
+    let _serial = serial();
+    let guest = running(PAGES);
+    let (mut connector, listener) = tcp();
+    let receiver = Receiver::bind(listener, patient_destination()).unwrap();
+    let local = receiver.local().to_owned();
+    {
+        let join = destination(receiver, CancelToken::new());
+        let stranger = |bytes: &[u8]| {
+            let mut stream = std::net::TcpStream::connect(&local).unwrap();
+            stream.write_all(bytes).unwrap();
+            stream
+        };
+        let silent = stranger(b"");
+        let half = stranger(b"PCPY\x01");
+        let mut answer = Vec::new();
+        let mut scanner = stranger(b"GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n0123456789");
+        // Closed, with an error or without, and told nothing.
+        let _ = scanner.read_to_end(&mut answer);
+        assert!(answer.is_empty());
+        let second = std::cell::Cell::new(None);
+        let (memory, mut tracker) = guest.with(|g| (g.memory.clone(), g.tracker()));
+        let (regions, mut control) = (memory.table().clone(), guest.clone());
+        let parts = SourceParts::new(Arc::new(memory), regions, &mut tracker, &mut control);
+        let mut sink = |event: &EngineEvent| {
+            if let EngineEvent::Source(SessionEvent::Phase { phase: SourcePhase::Round, .. }) =
+                event
+                && second.take().is_none()
+            {
+                let other = running(PAGES);
+                let mut again = TcpConnector::new(&*local, TcpOptions::default());
+                let (memory, mut tracker) = other.with(|g| (g.memory.clone(), g.tracker()));
+                let (regions, mut control) = (memory.table().clone(), other.clone());
+                let parts = SourceParts::new(Arc::new(memory), regions, &mut tracker, &mut control);
+                let quiet = CancelToken::new();
+                let report = send(hasty("xen", 1), &mut again, parts, &quiet, &mut ()).unwrap();
+                assert_eq!(report.outcome, Outcome::SourceKeepsRunning);
+                assert!(report.failure.unwrap().contains("busy"));
+                assert!(other.is_running());
+                second.set(Some(()));
+            }
+        };
+        let report = send(
+            hasty("fixed-rounds:rounds=1", 1),
+            &mut *connector,
+            parts,
+            &CancelToken::new(),
+            &mut sink,
+        )
+        .unwrap();
+        assert_eq!(report.outcome, Outcome::HandedOver, "{report:#?}");
+        assert!(second.take().is_some(), "no second source came");
+        let (received, receiver) = join();
+        received.unwrap();
+        drop((receiver, silent, half));
+    }
+    let left = leftovers();
+    assert_eq!((left.0.len(), left.1), (0, 0), "{left:?}");
+}
+
+/// A destination that was killed and started again answers from its journal, and a cancelled
+/// destination returns.
+#[test]
+fn a_restarted_destination_answers_from_its_journal() {
+    let _serial = serial();
+    let path = std::env::temp_dir().join(format!("precopy-it-journal-{}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let mut options = patient_destination();
+    options.journal = Some(path.clone());
+    let mut ids = Vec::new();
+    for commits in [true, false] {
+        let guest = running(PAGES);
+        let (mut connector, listener) = tcp();
+        let receiver = Receiver::bind(listener, options.clone()).unwrap();
+        {
+            let join = destination(receiver, CancelToken::new());
+            let (memory, mut tracker) = guest.with(|g| (g.memory.clone(), g.tracker()));
+            let (regions, mut control) = (memory.table().clone(), guest.clone());
+            let parts = SourceParts::new(Arc::new(memory), regions, &mut tracker, &mut control);
+            let source = hasty("fixed-rounds:rounds=2", 1);
+            ids.push(source.migration_id);
+            let cancel = CancelToken::new();
+            let mut sink = |event: &EngineEvent| {
+                if !commits && matches!(event, EngineEvent::Source(SessionEvent::RoundDone(_))) {
+                    cancel.cancel();
+                }
+            };
+            let report = send(source, &mut *connector, parts, &cancel, &mut sink).unwrap();
+            assert_eq!(report.outcome == Outcome::HandedOver, commits);
+            assert_eq!(join().0.is_ok(), commits);
+        }
+    }
+    let (mut connector, listener) = tcp();
+    let receiver = Receiver::bind(listener, options).unwrap();
+    let mut fate = |id| settle(&mut *connector, id, Duration::from_secs(5)).unwrap();
+    assert_eq!(fate(ids[0]), Fate::Committed);
+    assert_eq!(fate(ids[1]), Fate::NeverCommitted);
+    assert_eq!(fate(MigrationId::new(1)), Fate::Unknown);
+    let cancel = CancelToken::new();
+    cancel.cancel();
+    let (received, _) = destination(receiver, cancel)();
+    assert!(matches!(received, Err(MigrateError::Cancelled)));
+    std::fs::remove_file(&path).unwrap();
     assert_eq!(leftovers().1, 0);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Round counts of the small setting: drift shows as a changed snapshot.
+//! Round counts: drift shows as a changed snapshot.
 
 use precopy::sim::rounds::{
     Setting, faster_link_longer_downtime, render, skipping_saves_bytes, table,
@@ -17,7 +17,7 @@ fn the_table_is_as_it_was() {
 
 #[test]
 fn a_faster_link_can_lengthen_the_downtime() {
-    let rows = faster_link_longer_downtime(&Setting::small()).unwrap();
+    let rows = faster_link_longer_downtime(&Setting::standard()).unwrap();
     insta::assert_snapshot!("faster_link", render(&rows));
     let longer = rows.windows(2).any(|pair| {
         let half_more = pair[0].downtime_ms.map(|d| d * 1.5);
@@ -28,7 +28,7 @@ fn a_faster_link_can_lengthen_the_downtime() {
 
 #[test]
 fn skipping_pages_that_are_dirty_again_saves_bytes() {
-    let rows = skipping_saves_bytes(&Setting::small()).unwrap();
+    let rows = skipping_saves_bytes(&Setting::standard()).unwrap();
     insta::assert_snapshot!("skipping", render(&rows));
     assert!(rows[0].skipped_pages > 0 && rows[1].skipped_pages == 0);
     assert!(rows[0].wire_bytes < rows[1].wire_bytes);

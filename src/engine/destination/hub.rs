@@ -184,30 +184,30 @@ impl Hub {
 
     /// What became of a migration; `None` if that cannot be said now.
     fn query(&self, id: MigrationId) -> Option<Fate> {
-        let inbox = match &self.state().slot {
-            Slot::Active(active, inbox) if *active == id => Some(inbox.clone()),
+        let (sender, answer) = bounded(1);
+        let asked = match &self.state().slot {
+            // Under the lock: whoever vacates the slot finds every question that was asked.
+            Slot::Active(active, inbox) if *active == id => {
+                Some(inbox.try_send(ToDestination::Query(sender)))
+            }
             _ => None,
         };
-        if let Some(inbox) = inbox {
-            let (sender, answer) = bounded(1);
-            let sent = inbox.send_timeout(ToDestination::Query(sender), ANSWER_TIMEOUT);
-            match (sent, answer.recv_timeout(ANSWER_TIMEOUT)) {
-                (Ok(()), Ok(fate)) => return Some(fate),
-                (Ok(()), Err(RecvTimeoutError::Timeout)) => return None,
-                (Err(error), _) if error.is_timeout() => return None,
+        match asked {
+            Some(Ok(())) => match answer.recv_timeout(ANSWER_TIMEOUT) {
+                Ok(fate) => return Some(fate),
+                Err(RecvTimeoutError::Timeout) => return None,
                 // It ended meanwhile, and has written down how.
-                (Ok(()) | Err(_), Err(_) | Ok(_)) => {}
-            }
+                Err(RecvTimeoutError::Disconnected) => {}
+            },
+            Some(Err(error)) if error.is_full() => return None,
+            Some(Err(_)) | None => {}
         }
         Some(self.book().answer(id))
     }
 }
 
 /// Starts the accepting thread.
-pub(super) fn start(
-    hub: &Arc<Hub>,
-    mut listener: Box<dyn Listener>,
-) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(hub: &Arc<Hub>, mut listener: Box<dyn Listener>) -> io::Result<JoinHandle<()>> {
     let hub = Arc::clone(hub);
     thread::Builder::new().name("precopy-accept".to_owned()).spawn(move || {
         let mut greeters = Vec::new();
@@ -234,13 +234,13 @@ fn accept(hub: &Arc<Hub>, listener: &mut dyn Listener, greeters: &mut Vec<JoinHa
             Ok(None) => {}
             Ok(Some(connection)) => {
                 failures = 0;
-                greeters.extend(begin_greeting(hub, Arc::from(connection)));
+                greeters.extend(begin_greeting(hub, &Arc::from(connection)));
             }
             Err(error) => {
                 failures += 1;
                 tracing::warn!(%error, "Could not accept a connection");
-                dead = error.kind() == io::ErrorKind::NotConnected
-                    || failures >= ACCEPT_FAILURES_MAX;
+                dead =
+                    error.kind() == io::ErrorKind::NotConnected || failures >= ACCEPT_FAILURES_MAX;
                 if dead {
                     hub.listener_failed(error.to_string());
                 } else {
@@ -254,14 +254,14 @@ fn accept(hub: &Arc<Hub>, listener: &mut dyn Listener, greeters: &mut Vec<JoinHa
     }
 }
 
-fn begin_greeting(hub: &Arc<Hub>, connection: Arc<dyn Connection>) -> Option<JoinHandle<()>> {
+fn begin_greeting(hub: &Arc<Hub>, connection: &Arc<dyn Connection>) -> Option<JoinHandle<()>> {
     let peer = connection.peer();
-    let Some(key) = hub.admit(&connection) else {
+    let Some(key) = hub.admit(connection) else {
         tracing::warn!(peer, "Too many connections that say nothing: closed one more");
         connection.shutdown();
         return None;
     };
-    let (held, on) = (Arc::clone(hub), Arc::clone(&connection));
+    let (held, on) = (Arc::clone(hub), Arc::clone(connection));
     let builder = thread::Builder::new().name("precopy-greet".to_owned());
     let started = builder.spawn(move || {
         let first = first_frame(&*on);

@@ -139,8 +139,7 @@ impl Intake {
     }
 
     fn write(&mut self, target: &Target, view: &PageFrameView<'_>) -> Result<(), Stop> {
-        let failed =
-            |error| Stop::Bad(format!("could not write guest memory: {}", Chain(&error)));
+        let failed = |error| Stop::Bad(format!("could not write guest memory: {}", Chain(&error)));
         for entry in view.entries() {
             match entry.kind {
                 PageKind::Zero => {
@@ -154,8 +153,7 @@ impl Intake {
                 }
                 kind => {
                     self.page.resize(view.page_size().bytes(), 0);
-                    let decoder =
-                        self.decoder.get_or_insert_with(|| decoder(target.capabilities));
+                    let decoder = self.decoder.get_or_insert_with(|| decoder(target.capabilities));
                     decoder.decode(kind, entry.body, &mut self.page).map_err(bad)?;
                     let run = PageRun::new(entry.run.start(), 1);
                     target.memory.write_run(run, &self.page).map_err(failed)?;

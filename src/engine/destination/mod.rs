@@ -121,8 +121,10 @@ impl Receiver {
         };
         let local = listener.local();
         let hub = Arc::new(Hub::new(book));
-        let acceptor = hub::start(&hub, listener)
-            .map_err(|source| MigrateError::System { what: "start the accepting thread", source })?;
+        let acceptor = hub::start(&hub, listener).map_err(|source| MigrateError::System {
+            what: "start the accepting thread",
+            source,
+        })?;
         Ok(Self { hub, local, acceptor: Some(acceptor), options })
     }
 

@@ -8,7 +8,8 @@ use crate::units::{PageIndex, PageRun};
 
 /// Pages whose bits are allocated together: a sparse guest must not cost memory for its holes.
 const CHUNK_PAGES: u64 = 1 << 18;
-const CHUNK_WORDS: usize = CHUNK_PAGES as usize / 64;
+const CHUNK_WORDS: usize = 1 << 12;
+const _: () = assert!(CHUNK_WORDS as u64 * 64 == CHUNK_PAGES);
 
 /// A set that only grows. A page that is not in it is still all zeros, as it was created, and a
 /// zero page that comes for it needs no write. Rounds order its users: a page comes again only

@@ -173,12 +173,14 @@ impl Run<'_, '_, '_> {
         self.take_channel(incoming, ChannelId::CONTROL);
         loop {
             while let Some(action) = self.session.poll_action() {
+                self.show();
                 self.act(action);
             }
             self.show();
-            if self.finished.is_some_and(|at| {
-                self.control_closed || self.clock.now().since(at) >= LINGER
-            }) {
+            if self
+                .finished
+                .is_some_and(|at| self.control_closed || self.clock.now().since(at) >= LINGER)
+            {
                 return;
             }
             self.wait();
@@ -407,6 +409,9 @@ impl Run<'_, '_, '_> {
     }
 
     fn finish(mut self, peer: String) -> Result<ReceivedGuest, MigrateError> {
+        // Questions that were asked too late for the session go to the book.
+        self.hub.vacate();
+        while self.inbox.try_recv().is_ok() {}
         let came = self.received();
         let session = &self.session;
         let mut report = DestinationReport::new(self.id, peer);

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use super::ToSource;
 use super::dial::Dial;
 use super::lane::{Chain, Job};
 use super::run::{Run, spawn};
-use super::ToSource;
 use crate::bitmap::DenseBitmap;
 use crate::engine::digest;
 use crate::session::{Batch, SourceAction, SourceInput};
@@ -77,8 +77,10 @@ impl Run<'_, '_, '_, '_> {
             self.options.encoder_used = kind.name();
             for lane in &self.links.lanes {
                 let encoder = kind.encoder().map_err(|error| error.to_string())?;
-                // Its queue is nearly empty; a thread that is gone has said why.
-                let _ = encoder.map(|encoder| lane.jobs.try_send(Job::Encoder(encoder)));
+                if let Some(encoder) = encoder {
+                    // Its queue is nearly empty; a thread that is gone has said why.
+                    let _ = lane.jobs.try_send(Job::Encoder(encoder));
+                }
             }
         }
         self.parts.tracker.arm().map_err(|error| Chain(&error).to_string())?;

@@ -209,9 +209,9 @@ pub fn send(
     sink: &mut dyn EventSink,
 ) -> Result<Report, MigrateError> {
     options.check(&parts)?;
-    let connection = connector.connect(options.connect_timeout).map_err(|source| {
-        MigrateError::Connect { target: connector.target(), source }
-    })?;
+    let connection = connector
+        .connect(options.connect_timeout)
+        .map_err(|source| MigrateError::Connect { target: connector.target(), source })?;
     run::attempt(options, Arc::from(connection), connector, parts, cancel, sink)
 }
 
@@ -241,4 +241,3 @@ enum ToSource {
     /// Somebody cancelled: look at the token.
     Wake,
 }
-

@@ -105,10 +105,7 @@ impl Record {
 
     /// The parts, once the guest was told to pause. `end`: it ran again here, or the outcome was
     /// decided.
-    pub(super) fn finish(
-        self,
-        end: Tick,
-    ) -> (Vec<RoundReport>, Vec<Decision>, Option<Downtime>) {
+    pub(super) fn finish(self, end: Tick) -> (Vec<RoundReport>, Vec<Decision>, Option<Downtime>) {
         let mut downtime = self.downtime;
         if let Some(committed) = self.committed {
             downtime.commit = self.ready.map_or(Duration::ZERO, |at| committed.since(at));

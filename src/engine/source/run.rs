@@ -80,6 +80,8 @@ pub(super) struct Run<'scope, 'env, 'p, 'a> {
     cancel: &'a CancelToken,
     cancel_told: bool,
     losses: Vec<Loss>,
+    /// The control channel's writing thread has ended.
+    mute: bool,
     sink: &'a mut dyn EventSink,
     progress: (Tick, u64),
 }
@@ -135,6 +137,7 @@ pub(super) fn attempt(
             cancel,
             cancel_told: false,
             losses: Vec::new(),
+            mute: false,
             sink,
             progress: (Tick::ZERO, 0),
         };
@@ -269,7 +272,8 @@ impl Run<'_, '_, '_, '_> {
             ToSource::Opened(connections) => self.opened(connections),
             ToSource::Answered(fate) => self.tell(SourceInput::Answered(fate)),
             ToSource::Digested(digest) => self.tell(SourceInput::Digested(digest)),
-            ToSource::WriterDone(_) | ToSource::Wake => {}
+            ToSource::WriterDone(channel) => self.mute |= channel == ChannelId::CONTROL,
+            ToSource::Wake => {}
         }
     }
 
@@ -344,7 +348,7 @@ impl Run<'_, '_, '_, '_> {
         let end = self.resumed.unwrap_or_else(|| self.clock.now());
         self.links.quit.store(true, Ordering::Relaxed);
         self.links.dial = None;
-        if outcome == Outcome::SourceKeepsRunning {
+        if outcome == Outcome::SourceKeepsRunning && !self.mute {
             self.farewell();
         }
         // A cleanup that failed in the last actions.
