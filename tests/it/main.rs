@@ -6,4 +6,7 @@
 mod corpus;
 mod failure;
 mod loopback;
+mod replay;
+mod rounds;
 mod support;
+mod tidy;

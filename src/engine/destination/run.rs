@@ -173,6 +173,7 @@ impl Run<'_, '_, '_> {
         self.take_channel(incoming, ChannelId::CONTROL);
         loop {
             while let Some(action) = self.session.poll_action() {
+                self.show();
                 self.act(action);
             }
             self.show();

@@ -2,109 +2,32 @@
 //! Many migrations in a row of guests that write as fast as they can: no write is lost, none
 //! happens twice, whatever the pattern, policy, channels, encoder, tracker and memory.
 //!
-//! `PRECOPY_MIGRATIONS=200 PRECOPY_SEED=1 cargo test --release -p webvm --test migrations`
+//! `PRECOPY_MIGRATIONS=200 PRECOPY_SEED=1 cargo test --release -p webvm --test it migrations`
 //! A failing migration prints its number; `PRECOPY_ONLY=NUMBER` runs it alone.
 
-#![allow(clippy::unwrap_used, clippy::too_many_lines, missing_docs)]
-
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use bytes::Bytes;
-use precopy::bitmap::AtomicBitmap;
-use precopy::dirty::{DirtyTracker, MarkedTracker, UnionTracker, tracker_by_name};
 use precopy::encode::EncoderKind;
 use precopy::engine::{
     CancelToken, CreatedGuest, DestinationOptions, Receiver, SourceOptions, SourceParts, send,
 };
-use precopy::guest::{GuestControl, GuestError};
-use precopy::memory::{MapOptions, MappedMemory};
+use precopy::guest::GuestControl;
 use precopy::policy::{self, Guards};
 use precopy::region::{Region, RegionTable};
 use precopy::report::{Outcome, Report};
 use precopy::sim::Rng;
 use precopy::sys::Backing;
 use precopy::transport::{TcpConnector, TcpListener, TcpOptions};
-use precopy::units::{GuestAddress, PageSize, Throttle};
+use precopy::units::{GuestAddress, PageSize};
 use precopy::wire::Hello;
-use webvm::{GuestConfig, WebVm, WriteHook};
+use webvm::GuestConfig;
 
-/// A guest that the engine and the test both hold.
-#[derive(Clone)]
-struct Shared {
-    vm: Arc<Mutex<WebVm>>,
-    memory: MappedMemory,
-    marks: Arc<AtomicBitmap>,
-}
-
-impl Shared {
-    fn new(config: &GuestConfig, memory: MappedMemory) -> Self {
-        let marks = Arc::new(AtomicBitmap::new(memory.table().pages()));
-        let hooked = Arc::clone(&marks);
-        let hook: WriteHook = Arc::new(move |page| hooked.mark(page));
-        let vm = WebVm::new(config.clone(), Arc::new(memory.clone()), Some(hook)).unwrap();
-        Self { vm: Arc::new(Mutex::new(vm)), memory, marks }
-    }
-
-    fn vm(&self) -> MutexGuard<'_, WebVm> {
-        self.vm.lock().unwrap()
-    }
-
-    fn tracker(&self, name: &str) -> Box<dyn DirtyTracker> {
-        let marked = || Box::new(MarkedTracker::new(Arc::clone(&self.marks)));
-        match name {
-            "marked" => marked(),
-            "union" => {
-                let pagemap = tracker_by_name(self.memory.host(), "pagemap").unwrap().tracker;
-                Box::new(UnionTracker::new(vec![marked(), pagemap]).unwrap())
-            }
-            name => tracker_by_name(self.memory.host(), name).unwrap().tracker,
-        }
-    }
-
-    /// Stops the guest and compares every page with a replay of all its ops.
-    fn audit(&self) -> u64 {
-        let mut vm = self.vm();
-        vm.pause().unwrap();
-        let audit = vm.audit().unwrap();
-        assert!(audit.is_clean(), "{audit:?}");
-        vm.ops()
-    }
-}
-
-impl GuestControl for Shared {
-    fn pause(&mut self) -> Result<(), GuestError> {
-        self.vm().pause()
-    }
-
-    fn resume(&mut self) -> Result<(), GuestError> {
-        self.vm().resume()
-    }
-
-    fn throttle(&mut self, throttle: Throttle) -> Result<(), GuestError> {
-        self.vm().throttle(throttle)
-    }
-
-    fn export_state(&mut self) -> Result<Bytes, GuestError> {
-        self.vm().export_state()
-    }
-
-    fn import_state(&mut self, state: Bytes) -> Result<(), GuestError> {
-        self.vm().import_state(state)
-    }
-
-    fn is_running(&self) -> bool {
-        self.vm().is_running()
-    }
-}
+use crate::guest::{Shared, memory};
 
 fn pick<'a, T: ?Sized>(rng: &mut Rng, from: &[&'a T]) -> &'a T {
     from[usize::try_from(rng.below(from.len() as u64)).unwrap()]
-}
-
-fn memory(table: RegionTable, backing: Backing) -> MappedMemory {
-    MappedMemory::new(table, MapOptions::new(backing)).unwrap()
 }
 
 /// One to three regions with holes, 4 to 24 MiB in all.
