@@ -94,7 +94,7 @@ pub(crate) struct ReceiveArgs {
     /// migration in doubt
     #[arg(long, value_name = "FILE")]
     pub(crate) journal: Option<PathBuf>,
-    /// Refuse guests larger than this, holes and pages never touched included
+    /// Refuse guests larger than this, pages never touched included [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse::size)]
     pub(crate) max_memory: Option<u64>,
     /// What the guest's memory is made of here

@@ -12,7 +12,8 @@ Exit codes:
   2  the command line is wrong
   3  the migration failed; the guest is safe at the source
   4  cancelled (Ctrl-C, SIGTERM); the guest is safe at the source
-  5  in doubt: the destination may run the guest; ask it with `precopy ask`";
+  5  in doubt: the destination may run the guest; ask it with `precopy ask`
+A second Ctrl-C ends the program at once, and with it any guest that it runs (code 130).";
 
 /// The ways to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

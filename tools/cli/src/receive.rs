@@ -15,6 +15,7 @@ use crate::args::ReceiveArgs;
 use crate::exit::{Exit, usage};
 use crate::guest::{self, SharedVm};
 use crate::lines::{Audit, Line};
+use crate::progress::bar;
 use crate::show;
 use crate::signals::Stop;
 use crate::system::Resident;
@@ -112,14 +113,26 @@ impl Destination<'_> {
                 created = Some(vm);
                 Ok(guest)
             };
-            let mut sink = |event: &EngineEvent| {
-                if let EngineEvent::Incoming { migration_id, peer } = event {
+            let bar = if self.args.json { None } else { bar(0, "{msg}") };
+            let mut sink = |event: &EngineEvent| match event {
+                EngineEvent::Incoming { migration_id, peer } => {
                     let (migration_id, peer) = (migration_id.to_string(), peer.clone());
                     // Standard output that is gone is noticed at the next line outside.
                     let _ = self.say(&Line::Incoming { migration_id, peer });
                 }
+                EngineEvent::DestinationProgress(seen) => {
+                    let (pages, wire) = (show::count(seen.pages), show::bytes(seen.wire_bytes));
+                    if let Some(bar) = &bar {
+                        bar.set_message(format!("{pages} pages, {wire} received"));
+                    }
+                }
+                _ => {}
             };
-            match receiver.receive(&mut factory, self.stop.token(), &mut sink) {
+            let result = receiver.receive(&mut factory, self.stop.token(), &mut sink);
+            if let Some(bar) = &bar {
+                bar.finish_and_clear();
+            }
+            match result {
                 Ok(received) => {
                     let vm = created.context("A guest was taken over that nobody created")?;
                     self.run_guest(received, &vm)?;

@@ -181,6 +181,41 @@ fn a_destination_started_again_knows_what_became_of_it() {
 }
 
 #[test]
+fn a_destination_says_why_it_does_not_take_a_guest() {
+    let (_small, address) = Running::receiver(&["--max-memory", "32MiB"]);
+    let send = |to: &str| {
+        let arguments = ["send", "--to", to, "--memory", "64MiB", "--warm-up", "50ms"];
+        let output = precopy(&[&arguments[..], &["--after-failure", "exit"]].concat());
+        let output = { output }.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = send(&address);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains("reason: ") && text.contains("33554432"), "{text}");
+    let (mut full, address) = Running::receiver(&[]);
+    assert_eq!(send(&address).0, Some(0));
+    full.event("taken_over");
+    let (code, text) = send(&address);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains("busy"), "{text}");
+}
+
+#[test]
+fn a_killed_source_leaves_the_destination_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    let (mut receiver, address) = Running::receiver(&[]);
+    let sender = Running::start(&slow(&address, report.to_str().unwrap()));
+    receiver.event("incoming");
+    sender.signal(Signal::SIGKILL);
+    let refused = receiver.event("not_taken_over");
+    assert_eq!(refused["report"]["may_run"], "no");
+    assert_eq!(sender.finish().0.code(), None);
+    precopy(&["send", "--to", &address, "--memory", "64MiB", "--warm-up", "50ms"]).assert().code(0);
+    receiver.event("taken_over");
+}
+
+#[test]
 fn nobody_there() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap().to_string();
