@@ -7,6 +7,9 @@ use precopy::report::{Outcome, Report};
 
 use crate::show;
 
+/// Policies aim at the limit; this much past it is no surprise.
+const TOLERANCE: f64 = 1.1;
+
 /// Warnings with advice, the most important one first.
 pub(crate) fn of(report: &Report, downtime_limit: Duration) -> Vec<String> {
     let mut all = Vec::new();
@@ -50,18 +53,22 @@ fn convergence(report: &Report) -> Option<String> {
 fn downtime(report: &Report, limit: Duration) -> Option<String> {
     let parts = report.downtime.filter(|_| report.outcome == Outcome::HandedOver)?;
     let total = parts.source_total;
-    if total <= limit {
+    if total <= limit.mul_f64(TOLERANCE) {
         return None;
     }
     let digests = parts.prepare.max(parts.destination_digest);
     let (what, advice) = if report.verified && digests > total / 2 {
         ("comparing memory digests", "leave verification out where downtime matters")
     } else if parts.residual > total / 2 {
-        (
-            "the residual",
+        let looks = ["qemu", "cloud-hypervisor"].iter().any(|name| report.policy.starts_with(name));
+        let advice = if looks {
+            "the guest dirtied more, or the link was slower, than when the policy decided; set \
+             --downtime-limit lower than what you need, or give it more bandwidth"
+        } else {
             "use a policy that looks at the downtime limit (qemu, cloud-hypervisor), or more \
-             bandwidth",
-        )
+             bandwidth"
+        };
+        ("the residual", advice)
     } else {
         ("the handover itself", "look at the parts above")
     };

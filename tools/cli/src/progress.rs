@@ -50,6 +50,9 @@ impl Show {
         let events = events.map(open).transpose()?;
         let bar = if quiet { None } else { bar(0, "{prefix} [{bar:30}] {msg}") };
         let lines = !quiet && bar.is_none();
+        if let Some(bar) = &bar {
+            bar.set_message("the guest starts");
+        }
         Ok(Self { bar, lines, events, failed: None })
     }
 
