@@ -35,11 +35,15 @@ impl SourceSession {
 
     /// Gives work to every channel that has room, the least busy first.
     pub(super) fn plan_batches(&mut self, now: Tick) {
+        if self.sending() && self.exhausted() {
+            // Looked for once: from here on there is nothing to look through.
+            self.cursor = self.config.regions.all().end();
+        }
         while self.sending() && !self.peek_pending && !self.exhausted() {
             let room = self.config.channel_queue;
             let free = self.lanes.iter().enumerate().filter(|(_, lane)| lane.queued < room);
             let Some((lane, _)) = free.min_by_key(|(_, lane)| lane.queued) else { return };
-            let next = self.ledger.owed().next_set(self.cursor).unwrap_or(self.cursor);
+            let Some(next) = self.ledger.owed().next_set(self.cursor) else { return };
             if self.skipping && next >= self.peeked_to {
                 return self.peek_ahead(next);
             }
@@ -88,7 +92,8 @@ impl SourceSession {
         if !std::mem::take(&mut self.peek_pending) || self.phase != SourcePhase::Round {
             return;
         }
-        match set.map(|s| self.ledger.skip(s)) {
+        let window = PageRun::from_range(self.cursor.get()..self.peeked_to.get());
+        match set.map(|s| self.ledger.skip(window, s)) {
             None => self.skipping = false,
             Some(Ok(())) => self.meter.skipped(self.ledger.skipped_pages()),
             Some(Err(error)) => {
