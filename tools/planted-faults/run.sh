@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# Plants one fault after the other in a scratch copy and demands that the tests named in its
-# patch fail. Fails itself if a patch no longer applies, if a planted tree does not build, or if
-# a fault survives.
+# Plants known faults in a scratch copy of the tree, and demands that the tests named in each
+# fault's patch fail. All patches go in at once, each asleep until the environment names its
+# number, so that one build serves them all. Fails itself if a patch no longer applies, if the
+# planted tree does not build, if it fails without a fault, or if a fault survives.
 #
 #   tools/planted-faults/run.sh [NAME...]     NAME: part of a patch's file name
 set -euo pipefail
@@ -46,44 +47,49 @@ wanted() {
 }
 
 copy
+cat >>"$tree/src/lib.rs" <<'RUST'
+
+/// Whether the planted fault of this number is awake.
+pub(crate) fn planted(number: &str) -> bool {
+    static AWAKE: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    AWAKE.get_or_init(|| std::env::var("PLANTED_FAULT").ok()).as_deref() == Some(number)
+}
+RUST
+for patch in "$here"/*.patch; do
+    # --git-dir to nowhere: the scratch tree lies in an ignored folder, which git apply skips.
+    if ! (cd "$tree" && GIT_DIR=/nonexistent git apply --recount "$patch"); then
+        echo "$(basename "$patch"): the patch no longer applies" && exit 1
+    fi
+done
 if ! build; then
-    tail -n 40 "$log" && echo "the tree does not build without any fault" && exit 1
+    tail -n 40 "$log" && echo "the planted tree does not build" && exit 1
+fi
+all=$(sed -n 's/^Tests: //p' "$here"/*.patch | tr ' ' '\n' | sort -u | paste -sd' ')
+# shellcheck disable=SC2086 # several filters
+if ! (cd "$tree" && timeout 120 "$tests" $all) >"$log" 2>&1; then
+    tail -n 40 "$log" && echo "the tests fail with every fault asleep" && exit 1
 fi
 
-caught=0 survived=0 table=
+caught=0 survived=0
 for patch in "$here"/*.patch; do
     name=$(basename "$patch" .patch)
     wanted "$name" "$@" || continue
     fault=$(sed -n 's/^Fault: //p' "$patch")
     filters=$(sed -n 's/^Tests: //p' "$patch")
-    files=$(sed -n 's,^+++ b/,,p' "$patch")
     began=$SECONDS
-    # --git-dir to nowhere: the scratch tree lies in an ignored folder, which git apply skips.
-    if ! (cd "$tree" && GIT_DIR=/nonexistent git apply --recount "$patch"); then
-        echo "$name: the patch no longer applies" && exit 1
-    fi
-    if ! build; then
-        tail -n 40 "$log" && echo "$name: the planted tree does not build" && exit 1
-    fi
     # shellcheck disable=SC2086 # several filters
-    if (cd "$tree" && timeout 120 "$tests" $filters) >"$log" 2>&1; then
+    if (cd "$tree" && PLANTED_FAULT=${name%%-*} timeout 120 "$tests" $filters) >"$log" 2>&1; then
         survived=$((survived + 1)) result="SURVIVED"
     else
-        caught=$((caught + 1))
         failed=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | sort -u | head -n 3 | paste -sd' ')
         rules=$(grep -oE 'rule: "[A-Za-z0-9]+"' "$log" | cut -d'"' -f2 | sort -u | paste -sd, || true)
         # A run that hangs or is killed is no proof.
         if [ -z "$failed" ]; then
             tail -n 20 "$log" && echo "$name: the tests ended without a verdict" && exit 1
         fi
-        result="caught${rules:+ ($rules)} by $failed"
+        caught=$((caught + 1)) result="caught${rules:+ ($rules)} by $failed"
     fi
-    for file in $files; do
-        cp "$root/$file" "$tree/$file" && touch "$tree/$file"
-    done
-    line=$(printf '%-28s %s\n%-28s %s, %d s' "$name" "$fault" "" "$result" $((SECONDS - began)))
-    echo "$line"
-    table+=$line$'\n'
+    printf '%-28s %s\n%-28s %s, %d s\n' "$name" "$fault" "" "$result" $((SECONDS - began))
 done
 echo "planted faults: $caught caught, $survived survived"
 [ "$survived" -eq 0 ] && [ "$caught" -gt 0 ]

@@ -105,7 +105,7 @@ pub enum SourceAction {
     ComputeDigest,
     /// Let the guest run again. The session has proof that the destination does not and will not.
     Resume,
-    /// Put [`SourceSession::harvested_pages`] back into the tracker (R5).
+    /// Put [`harvested_pages`](super::SourceSession::harvested_pages) back into the tracker (R5).
     Restore,
     /// Stop dirty tracking.
     Disarm,
