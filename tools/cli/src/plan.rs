@@ -10,7 +10,7 @@ use precopy::memory::MapOptions;
 use precopy::policy::{GuardAction, Guards, NoProgress, PolicySpec};
 use precopy::region::{Region, RegionTable};
 use precopy::units::{GuestAddress, PageSize};
-use webvm::GuestConfig;
+use webvm::{Amount, GuestConfig, Pattern};
 
 use crate::args::{GuestArgs, MigrationArgs, OnLimit, TrackerName};
 use crate::exit::usage;
@@ -48,6 +48,27 @@ impl GuestPlan {
         let config = line.parse().map_err(usage)?;
         let map = MapOptions::new(args.backing.into()).with_thp(args.thp);
         Ok(Self { config, table: regions(args, memory_bytes)?, map })
+    }
+}
+
+impl GuestPlan {
+    /// What the guest occupies once it has written everything that it will ever write.
+    pub(crate) fn populated_bytes(&self) -> u64 {
+        let all = self.table.bytes();
+        let part = |amount| match amount {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_precision_loss,
+                clippy::cast_sign_loss,
+                reason = "a share of at most 2^44 bytes"
+            )]
+            Amount::Percent(percent) => (all as f64 * percent / 100.0) as u64,
+            Amount::Bytes(bytes) => bytes.min(all),
+        };
+        match self.config.pattern {
+            Pattern::Idle => part(self.config.fill),
+            _ => part(self.config.fill).max(part(self.config.working_set)),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use webvm::WriteHook;
 use crate::args::TrackerName;
 use crate::guest::SharedVm;
 use crate::plan::{GuestPlan, MigrationPlan};
+use crate::{show, system};
 
 /// The guest and what finds its writes.
 pub(crate) struct Source {
@@ -29,6 +30,14 @@ pub(crate) struct Source {
 impl Source {
     /// Builds and fills a guest; it does not run yet.
     pub(crate) fn new(plan: GuestPlan, tracker: TrackerName) -> anyhow::Result<Self> {
+        let populated = plan.populated_bytes();
+        if let Some(free) = system::available_bytes().filter(|free| *free < populated) {
+            let (populated, free) = (show::bytes(populated), show::bytes(free));
+            anyhow::bail!(
+                "The guest would occupy {populated} and {free} are free; choose a smaller --memory, \
+                 or less of it with --fill and --hot-set"
+            );
+        }
         let memory = MappedMemory::new(plan.table.clone(), plan.map)
             .context("The guest cannot have its memory")?;
         Self::over(plan, Arc::new(memory), tracker, true)

@@ -224,6 +224,10 @@ fn nobody_there() {
     let output = precopy(&arguments).assert().code(1).get_output().clone();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(errors.contains(&address) && errors.contains("unharmed"), "{errors}");
+    let more = ["send", "--to", &address, "--memory", "8TiB"];
+    let output = precopy(&more).assert().code(1).get_output().clone();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("--fill"), "more than this machine has is refused: {errors}");
     let id = "00000000000000000000000000000001";
     precopy(&["ask", "--to", &address, "--id", id, "--timeout", "300ms"]).assert().code(5);
 }
