@@ -5,5 +5,6 @@
 
 mod demo;
 mod pair;
+mod replay;
 mod support;
 mod words;
