@@ -96,7 +96,7 @@ impl Raw {
     }
 
     /// Round 0 with nothing in it, and the paused round.
-    fn to_the_last_round(&mut self) {
+    fn end_rounds(&mut self) {
         self.end_round(0, false);
         assert!(matches!(self.hear(), Some(Message::RoundAck { round: 0, .. })));
         self.end_round(1, true);
@@ -337,30 +337,33 @@ fn a_guest_that_is_too_large() {
 
 type Act = fn(&mut Raw);
 
-/// What a source must not do on channel 0, the class of the refusal, and a word of its reason.
-fn crimes() -> Vec<(&'static str, RefuseCode, &'static str, Act)> {
-    fn state(raw: &mut Raw, total_bytes: u64, offset: u64, bytes: usize) {
-        let chunk = Bytes::from(vec![7; bytes]);
-        raw.say(&Message::State { total_bytes, offset, chunk });
-    }
+/// A crime's name, the class of the refusal, a word of its reason, and the deed.
+type Crime = (&'static str, RefuseCode, &'static str, Act);
+
+fn state(raw: &mut Raw, total_bytes: u64, offset: u64, bytes: usize) {
+    let chunk = Bytes::from(vec![7; bytes]);
+    raw.say(&Message::State { total_bytes, offset, chunk });
+}
+
+/// What a source must not do with its state.
+fn crimes_of_state() -> Vec<Crime> {
     use RefuseCode::{Protocol, State};
     vec![
-        ("Hello twice", Protocol, "Hello came", |raw| raw.say(&Message::Hello(hello(1)))),
         ("a state that grows", Protocol, "piece of state", |raw| {
-            raw.to_the_last_round();
+            raw.end_rounds();
             state(raw, 100, 0, 60);
-            state(raw, 200, 60, 60);
+            state(raw, 200, 60, 10);
         }),
         ("a state with a hole", Protocol, "piece of state", |raw| {
-            raw.to_the_last_round();
+            raw.end_rounds();
             state(raw, 100, 10, 60);
         }),
         ("more state than a host takes", State, "more than 1000", |raw| {
-            raw.to_the_last_round();
+            raw.end_rounds();
             state(raw, 1001, 0, 10);
         }),
         ("longer than promised", Protocol, "", |raw| {
-            raw.to_the_last_round();
+            raw.end_rounds();
             state(raw, 100, 0, 60);
             let mut body = Vec::new();
             body.extend_from_slice(&100u64.to_le_bytes());
@@ -369,19 +372,27 @@ fn crimes() -> Vec<(&'static str, RefuseCode, &'static str, Act)> {
             raw.frame(FrameKind::State, 0, &body);
         }),
         ("half a state", Protocol, "incomplete or damaged", |raw| {
-            raw.to_the_last_round();
+            raw.end_rounds();
             state(raw, 100, 0, 60);
             raw.say(&Message::Prepare { state_crc: 0, verify: false });
         }),
         ("a digest nobody agreed on", Protocol, "not negotiated", |raw| {
-            raw.to_the_last_round();
+            raw.end_rounds();
             raw.say(&Message::Prepare { state_crc: 0, verify: true });
         }),
+    ]
+}
+
+/// What a source must not do otherwise.
+fn crimes() -> Vec<Crime> {
+    use RefuseCode::Protocol;
+    vec![
+        ("Hello twice", Protocol, "Hello came", |raw| raw.say(&Message::Hello(hello(1)))),
         ("Commit at once", Protocol, "Commit came", |raw| {
             raw.say(&Message::Commit { digest: None, run: true });
         }),
         ("Commit with a digest", RefuseCode::Digest, "differ", |raw| {
-            raw.to_the_last_round();
+            raw.end_rounds();
             raw.say(&Message::Prepare { state_crc: 0, verify: false });
             assert!(matches!(raw.hear(), Some(Message::Ready { .. })));
             let digest = Some(Digest(9));
@@ -389,7 +400,7 @@ fn crimes() -> Vec<(&'static str, RefuseCode, &'static str, Act)> {
         }),
         ("a round that is not open", Protocol, "round", |raw| raw.end_round(4, false)),
         ("pages after the last round", Protocol, "", |raw| {
-            raw.to_the_last_round();
+            raw.end_rounds();
             raw.frame(FrameKind::Pages, 1, &[0; 64]);
         }),
         ("counts that are not so", Protocol, "", |raw| {
@@ -428,7 +439,9 @@ fn sources_that_break_the_protocol() {
         let mut options_there = DestinationOptions::default();
         options_there.session.state_bytes_max = 1000;
         let served = Served::new(options_there);
-        for ((what, code, says, act), id) in crimes().into_iter().zip(1u128..) {
+        for ((what, code, says, act), id) in
+            crimes().into_iter().chain(crimes_of_state()).zip(1u128..)
+        {
             let mut raw = Raw::open(&served.local, id, 1);
             act(&mut raw);
             let (found, reason) = raw.refusal().expect(what);
@@ -511,7 +524,7 @@ fn channels_that_nobody_waits_for() {
 /// What port scanners and lost clients send first.
 fn noises() -> Vec<Vec<u8>> {
     let mut tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec();
-    tls.extend((0..512).map(|n| (n * 37 % 251) as u8));
+    tls.extend((0..512).map(|n: u32| (n * 37 % 251) as u8));
     let ssh = b"SSH-2.0-OpenSSH_9.6\r\n".to_vec();
     vec![b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), tls, ssh, vec![0; 4096], Vec::new()]
 }
@@ -621,9 +634,10 @@ fn accept(raw: &mut Raw) {
     raw.say(&Message::ChannelsReady);
 }
 
-#[test]
-fn destinations_that_break_the_protocol() {
-    let _serial = serial();
+type Deed = Box<dyn FnOnce(&mut Raw) + Send>;
+
+/// What a destination must not say, and a word of what the source makes of it.
+fn false_words() -> Vec<(&'static str, &'static str, Deed)> {
     let accept_of = |version, bits, channels| {
         move |raw: &mut Raw| {
             let capabilities = Capabilities::from_bits(bits);
@@ -636,7 +650,7 @@ fn destinations_that_break_the_protocol() {
     };
     let counts = RoundCounts { frames: 1, pages: 1, wire_bytes: 1 };
     let reason = "x".repeat(100);
-    let cases: Vec<(&str, &str, Box<dyn FnOnce(&mut Raw) + Send>)> = vec![
+    vec![
         (
             "HTTP",
             "magic",
@@ -688,8 +702,13 @@ fn destinations_that_break_the_protocol() {
             }),
         ),
         ("no acknowledgement", "0.7 s", Box::new(accept)),
-    ];
-    for (what, says, act) in cases {
+    ]
+}
+
+#[test]
+fn destinations_that_break_the_protocol() {
+    let _serial = serial();
+    for (what, says, act) in false_words() {
         let failure = with_false_destination(act, 1);
         assert!(failure.contains(says), "{what}: {failure}");
         println!("{what}: {failure}");
