@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Feeds bytes to `precopy::fuzzing::fuzz_pages`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -36,8 +36,8 @@
 //! Hence the harvester needs no atomic read-modify-write. A writer that is late may still write
 //! into the half that is being taken; its bit may be overwritten, or stay behind and be reported
 //! one harvest later. Neither matters: it sees the new epoch and marks again. A stale bit is an
-//! over-report (allowed by R2), and so that a stale word bit never hides a mark, every mark looks at
-//! the summary bit too. Comparing epochs rather than parities rules out that two flips in the
+//! over-report (allowed by R2), and so that a stale word bit never hides a mark, every mark looks
+//! at the summary bit too. Comparing epochs rather than parities rules out that two flips in the
 //! middle of a mark go unnoticed.
 //!
 //! # The fences

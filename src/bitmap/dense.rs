@@ -362,7 +362,10 @@ mod tests {
     proptest! {
         /// Long runs across words, from lengths of holes and runs.
         #[test]
-        fn runs_come_back(shape in prop::collection::vec((1u64..150, 1u64..150), 0..12), tail in 0u64..70) {
+        fn runs_come_back(
+            shape in prop::collection::vec((1u64..150, 1u64..150), 0..12),
+            tail in 0u64..70,
+        ) {
             let (mut at, mut runs) = (0, Vec::new());
             for (hole, pages) in shape {
                 runs.push(PageRun::from_range(at + hole..at + hole + pages));
@@ -379,7 +382,10 @@ mod tests {
             len in 1u64..300,
             first in 0u64..200,
             index in 0usize..3,
-            words in prop::collection::vec(prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 0..5),
+            words in prop::collection::vec(
+                prop_oneof![Just(0), Just(u64::MAX), any::<u64>()],
+                0..5,
+            ),
         ) {
             let (mut fast, mut slow) = (DenseBitmap::new(len), DenseBitmap::new(len));
             fast.or_words(first, index, &words);
@@ -411,10 +417,16 @@ mod tests {
                 a.range(run.start().get()..run.end().get()).count() as u64);
             prop_assert_eq!(set.next_set(PageIndex::new(from)).map(PageIndex::get),
                 a.range(from..).next().copied());
-            let with = |op: &dyn Fn(&mut DenseBitmap)| { let mut s = set.clone(); op(&mut s); members(&s) };
+            let with = |op: &dyn Fn(&mut DenseBitmap)| {
+                let mut s = set.clone();
+                op(&mut s);
+                members(&s)
+            };
             prop_assert_eq!(with(&|s| s.or_with(&other).unwrap()), a.union(&b).copied().collect());
-            prop_assert_eq!(with(&|s| s.and_not(&other).unwrap()), a.difference(&b).copied().collect());
-            prop_assert_eq!(with(&|s| s.and_with(&other).unwrap()), a.intersection(&b).copied().collect());
+            let difference = a.difference(&b).copied().collect();
+            prop_assert_eq!(with(&|s| s.and_not(&other).unwrap()), difference);
+            let intersection = a.intersection(&b).copied().collect();
+            prop_assert_eq!(with(&|s| s.and_with(&other).unwrap()), intersection);
             let range: BTreeSet<u64> = (run.start().get()..run.end().get()).collect();
             prop_assert_eq!(with(&|s| s.set_run(run)), a.union(&range).copied().collect());
             prop_assert_eq!(with(&|s| s.clear_run(run)), a.difference(&range).copied().collect());

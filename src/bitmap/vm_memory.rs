@@ -120,7 +120,8 @@ mod tests {
                     Just(0usize), Just(usize::MAX), 0usize..20_000]), 0..12),
         ) {
             let ours = <AtomicBitmap as NewBitmap>::with_len(len);
-            let theirs = vm_memory::bitmap::AtomicBitmap::new(len, NonZeroUsize::new(4096).unwrap());
+            let page = NonZeroUsize::new(4096).unwrap();
+            let theirs = vm_memory::bitmap::AtomicBitmap::new(len, page);
             for (base, offset, bytes) in marks {
                 ours.slice_at(base).slice_at(1).mark_dirty(offset, bytes);
                 theirs.slice_at(base).slice_at(1).mark_dirty(offset, bytes);

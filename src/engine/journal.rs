@@ -3,7 +3,7 @@
 //!
 //! # Journal
 //! An append-only text file, one line a record:
-//! `precopy1 <migration id, 32 hex digits> <opened|committed|never> <Unix ms> <CRC32, 8 hex digits>`;
+//! `precopy1 <id, 32 hex digits> <opened|committed|never> <Unix ms> <CRC32, 8 hex digits>`;
 //! the CRC is over everything before its space. The last record of an id counts. `opened` is
 //! written when a Hello is accepted, `committed` before the guest is resumed, `never` before a
 //! refusal or an answer that says so leaves. So after a crash:

@@ -236,7 +236,9 @@ mod tests {
                         let window = PageRun::from_range(from..to);
                         ledger.skip(window, &set_of(pages.clone())).unwrap();
                         for page in pages {
-                            if (from..to).contains(&page) && owed.remove(&page) { skipped.insert(page); }
+                            if (from..to).contains(&page) && owed.remove(&page) {
+                                skipped.insert(page);
+                            }
                         }
                     }
                     Step::Settle => {

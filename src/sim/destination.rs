@@ -22,6 +22,8 @@ pub(super) struct DestinationFaults {
     pub(super) import: bool,
     pub(super) record: bool,
     pub(super) resume: bool,
+    /// The process dies between its journal entry and the resume.
+    pub(super) dies_at_resume: bool,
     /// One page of memory rots between arrival and digest.
     pub(super) rot: bool,
 }
@@ -187,6 +189,11 @@ impl DestinationHost {
                     (fate == Fate::Committed).then_some(DestinationInput::Recorded)
                 }
                 DestinationAction::Resume { .. } if self.faults.resume => failed("resume"),
+                DestinationAction::Resume { .. } if self.faults.dies_at_resume => {
+                    // Nobody runs the guest, and the journal says that it is not the source's.
+                    self.took_over = true;
+                    return self.kill();
+                }
                 DestinationAction::Resume { run } => {
                     self.take_over(now, run, source, check);
                     Some(DestinationInput::Resumed)

@@ -44,6 +44,8 @@ pub struct WorldPlan {
     pub paused: bool,
     /// Skip pages that are dirty again already.
     pub skip: bool,
+    /// Stop when a round has been sent, not at the harvest after it.
+    pub stop_at_sent: bool,
     source_faults: SourceFaults,
     destination_faults: DestinationFaults,
 }
@@ -61,6 +63,7 @@ impl WorldPlan {
             verify: false,
             paused: false,
             skip: false,
+            stop_at_sent: false,
             source_faults: SourceFaults::default(),
             destination_faults: DestinationFaults::default(),
         }
@@ -78,6 +81,7 @@ impl WorldPlan {
         vec![
             Self { writes: 3, disturbances: 0, ..new("undisturbed") },
             new("single-phase"),
+            Self { stop_at_sent: true, live_rounds: 1, ..new("stop-at-sent") },
             Self { two_phase: true, ..new("two-phase") },
             Self { skip: true, channels: 1, writes: 3, ..new("skip") },
             Self { channels: 1, writes: 3, ..new("one-channel") },
@@ -106,6 +110,7 @@ impl WorldPlan {
             dst("create-fails", DestinationFaults { create: true, ..sound }),
             dst("import-fails", DestinationFaults { import: true, ..sound }),
             dst("record-fails", DestinationFaults { record: true, ..sound }),
+            dst("dies-before-resume", DestinationFaults { dies_at_resume: true, ..sound }),
             dst("resume-fails", DestinationFaults { resume: true, ..sound }),
             Self { verify: true, ..dst("memory-rots", DestinationFaults { rot: true, ..sound }) },
         ]
@@ -278,6 +283,7 @@ pub fn explore(plan: &WorldPlan, states_max: u64) -> Exploration {
 struct StopAfter {
     rounds: u32,
     skip: bool,
+    at: Moment,
 }
 
 impl StopPolicy for StopAfter {
@@ -286,7 +292,7 @@ impl StopPolicy for StopAfter {
     }
 
     fn judge(&mut self, seen: &Observation) -> Verdict {
-        if seen.moment == Moment::Harvested && seen.rounds_sent >= self.rounds {
+        if seen.moment == self.at && seen.rounds_sent >= self.rounds {
             Verdict::stop("enough rounds")
         } else {
             Verdict::go_on("more rounds")
@@ -310,7 +316,6 @@ mod tests {
     fn small_worlds_keep_every_rule() {
         for plan in WorldPlan::standard() {
             let small = WorldPlan {
-                pages: plan.pages.min(2),
                 live_rounds: plan.live_rounds.min(1),
                 writes: plan.writes.min(1),
                 disturbances: plan.disturbances.min(1),

@@ -20,6 +20,7 @@ pub mod explore;
 mod model;
 pub mod pair;
 mod rng;
+pub mod rounds;
 pub mod seeds;
 mod source;
 pub mod workload;

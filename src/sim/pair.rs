@@ -11,133 +11,19 @@ use std::collections::BinaryHeap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::checker::{Checker, End, Violation};
+use super::checker::{Checker, End};
 use super::destination::{DestinationCosts, DestinationFaults, DestinationHost};
 use super::model::ModelGuest;
 use super::source::{Costs, Job, SourceFaults, SourceHost, WireItem};
 use super::workload::Workload;
-use crate::policy::StopPolicy;
-use crate::report::{Decision, Outcome, RoundReport, Totals};
-use crate::session::{
-    DestinationConfig, DestinationInput, SessionEvent, SourceConfig, SourceInput, SourcePhase,
-};
+use crate::report::RoundReport;
+use crate::session::{DestinationInput, SessionEvent, SourceInput, SourcePhase};
 use crate::units::{ChannelId, PageSize, Tick};
 use crate::wire::{Fate, Message};
 
-/// The modelled link.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "a plain pair")]
-pub struct Link {
-    /// Bytes per second over all channels together.
-    pub bandwidth_bytes_per_s: f64,
-    /// One-way latency.
-    pub latency: Duration,
-}
+mod plan;
 
-/// What disturbs a run, and when.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub enum Disturbance {
-    /// A channel breaks.
-    Lose(u8),
-    /// All channels break.
-    CutLink,
-    /// All channels break, and no question gets through either.
-    CutForGood,
-    /// The source's user cancels.
-    Cancel,
-    /// The destination's operator cancels.
-    CancelDestination,
-    /// The source's process dies.
-    KillSource,
-    /// The destination's process dies and is started again with its journal.
-    KillDestination,
-    /// The destination stops reading and answering, without closing anything.
-    Silence,
-}
-
-/// One run to simulate.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct PairPlan {
-    /// Parameters of the source, memory map included.
-    pub source: SourceConfig,
-    /// Parameters of the destination.
-    pub destination: DestinationConfig,
-    /// When to stop.
-    pub policy: Box<dyn StopPolicy>,
-    /// What the guest writes.
-    pub workload: Workload,
-    /// Share of pages that hold something at the start.
-    pub populated: f64,
-    /// The link.
-    pub link: Link,
-    /// Time that a sender takes to read and encode one page.
-    pub per_page: Duration,
-    /// Time that pausing takes.
-    pub pause_cost: Duration,
-    /// Time that a harvest takes, whatever it finds.
-    pub harvest_cost: Duration,
-    /// Time that export and import of the state take, each.
-    pub state_cost: Duration,
-    /// Disturbances by time.
-    pub disturbances: Vec<(Tick, Disturbance)>,
-    pub(super) source_faults: SourceFaults,
-    pub(super) destination_faults: DestinationFaults,
-    pub(super) short_harvest: bool,
-}
-
-impl PairPlan {
-    /// A run with a 1 Gb/s link of 0.1 ms latency and small fixed costs.
-    #[must_use]
-    pub fn new(source: SourceConfig, policy: Box<dyn StopPolicy>, workload: Workload) -> Self {
-        Self {
-            source,
-            destination: DestinationConfig::default(),
-            policy,
-            workload,
-            populated: 1.0,
-            link: Link { bandwidth_bytes_per_s: 125e6, latency: Duration::from_micros(100) },
-            per_page: Duration::from_nanos(500),
-            pause_cost: Duration::from_micros(200),
-            harvest_cost: Duration::from_micros(500),
-            state_cost: Duration::from_micros(100),
-            disturbances: Vec::new(),
-            source_faults: SourceFaults::default(),
-            destination_faults: DestinationFaults::default(),
-            short_harvest: false,
-        }
-    }
-}
-
-/// What a run came to.
-#[derive(Clone, PartialEq, Debug, Serialize)]
-#[non_exhaustive]
-pub struct PairResult {
-    /// How it ended at the source; `None` if its process was killed.
-    pub outcome: Option<Outcome>,
-    /// Why it did not hand over.
-    pub failure: Option<String>,
-    /// Round by round.
-    pub rounds: Vec<RoundReport>,
-    /// Decision by decision.
-    pub decisions: Vec<Decision>,
-    /// Sums.
-    pub totals: Totals,
-    /// From the call to pause to the resume at the destination, on the one virtual clock.
-    pub downtime: Option<Duration>,
-    /// What the policy expected when it stopped: its estimate at the last harvest.
-    pub expected_downtime: Option<Duration>,
-    /// Writes of the guest at the source.
-    pub guest_writes: u64,
-    /// Hash over every event in order: equal for equal plans and seeds (R8).
-    pub log_hash: u64,
-    /// Broken rules.
-    #[serde(skip)]
-    pub violations: Vec<Violation>,
-}
+pub use plan::{Disturbance, Link, PairPlan, PairResult};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Event {

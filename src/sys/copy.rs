@@ -146,7 +146,11 @@ mod tests {
 
         /// One bit anywhere makes a page non-zero.
         #[test]
-        fn one_bit_is_not_zero(len_words in 1usize..1100, at in any::<prop::sample::Index>(), bit in 0u32..64) {
+        fn one_bit_is_not_zero(
+            len_words in 1usize..1100,
+            at in any::<prop::sample::Index>(),
+            bit in 0u32..64,
+        ) {
             let live = words(&vec![0; len_words * WORD]);
             live[at.index(len_words)].store(1 << bit, Relaxed);
             prop_assert!(!is_zero(&live));

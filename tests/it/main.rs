@@ -8,4 +8,7 @@ mod corpus;
 mod engine_order;
 mod failure;
 mod loopback;
+mod replay;
+mod rounds;
 mod support;
+mod tidy;

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # Model-checks the lock-free code: every interleaving of the small worlds in the `loom_*` tests,
 # under the memory model rather than this processor's. Own target folder, because the flag changes
 # every dependency.

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::{Move, StopAfter, WorldPlan};
+use crate::policy::Moment;
 use crate::region::RegionTable;
 use crate::report::Outcome;
 use crate::session::{DestinationConfig, DestinationInput, SourceConfig, SourceInput, SourcePhase};
@@ -60,7 +61,8 @@ impl World {
         config.ping_interval = config.cadence;
         // One question; the deadline comes before a second one would.
         config.query_interval = config.cadence;
-        let policy = Box::new(StopAfter { rounds: plan.live_rounds, skip: plan.skip });
+        let at = if plan.stop_at_sent { Moment::Sent } else { Moment::Harvested };
+        let policy = Box::new(StopAfter { rounds: plan.live_rounds, skip: plan.skip, at });
         // The last page starts empty, so that sparse guests are in the picture.
         let mut guest = ModelGuest::new(plan.pages, |p| p + 1 < plan.pages);
         guest.running = !plan.paused;
@@ -275,11 +277,7 @@ impl World {
                 self.query = Query::None;
                 (0..self.wires.len()).for_each(|channel| self.lose(channel));
             }
-            Move::KillDestination => {
-                self.destination.kill();
-                self.wires.iter_mut().for_each(VecDeque::clear);
-                (0..self.wires.len()).for_each(|channel| self.lose(channel));
-            }
+            Move::KillDestination => self.destination.kill(),
             Move::SourceTimeout => self.source_timeout(),
             Move::DestinationTimeout => {
                 if let Some(at) = self.destination.session.poll_timeout() {
@@ -352,6 +350,10 @@ impl World {
             if !self.cut[0] {
                 self.back.push_back(message);
             }
+        }
+        if !self.destination.alive {
+            self.wires.iter_mut().for_each(VecDeque::clear);
+            (0..self.wires.len()).for_each(|channel| self.lose(channel));
         }
         if std::mem::take(&mut self.source.wants_to_ask) && self.source.alive {
             self.query = Query::Asked;

@@ -1,2 +1,46 @@
-//! The precopy command.
-fn main() {}
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The `precopy` command: migrate live guests between processes, check the engine, measure it.
+
+mod advice;
+mod args;
+mod ask;
+mod bench;
+mod check;
+mod demo;
+mod exit;
+mod guest;
+mod lines;
+mod parse;
+mod peer;
+mod plan;
+mod policies;
+mod progress;
+mod receive;
+mod send;
+mod show;
+mod signals;
+mod source;
+mod system;
+mod trackers;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+use exit::Exit;
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Receive(args) => receive::run(&args),
+        Command::Send(args) => send::run(&args),
+        Command::Ask(args) => ask::run(&args),
+        Command::Policies(args) => policies::run(&args),
+        Command::Trackers(args) => trackers::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::CopySink(args) => bench::copy::sink(&args),
+    };
+    result.unwrap_or_else(|error| Exit::report(&error)).into()
+}

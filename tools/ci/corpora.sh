@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# Replays the fuzz corpora on a stable compiler. Part of `cargo test` too; this runs just it.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+cargo test -q --test it corpus

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# What the README says, and once more for what only the optional features compile.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+cargo test -q
+cargo test -q -p precopy --lib --features vm-memory vm_memory

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line as it was typed; `plan` checks what it means.
+
+mod guest;
+mod migration;
+mod tools;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub(crate) use guest::{BackingName, GuestArgs};
+pub(crate) use migration::{MigrationArgs, OnLimit, TrackerName};
+pub(crate) use tools::{
+    BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
+};
+
+use crate::{exit, parse};
+
+/// Live migration in user space: moves a running guest's memory between two processes over TCP
+/// in rounds, pauses it for what is left, and hands it over so that exactly one side runs it.
+#[derive(Parser, Debug)]
+#[command(name = "precopy", version, after_help = exit::HELP)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Migrate a live guest between two processes of this machine and check it afterwards
+    Demo(DemoArgs),
+    /// Wait for a guest, take it over and run it
+    Receive(ReceiveArgs),
+    /// Start a guest and migrate it to a destination
+    Send(SendArgs),
+    /// Ask a destination what became of a migration that ended in doubt
+    Ask(AskArgs),
+    /// List the stop policies with their parameters
+    Policies(PoliciesArgs),
+    /// Try which ways of dirty tracking work on this machine
+    Trackers(TrackersArgs),
+    /// Check the protocol: every order of events in small worlds, or random worlds by seed
+    Check(CheckArgs),
+    /// Measure throughput, downtime and what tracking costs
+    Bench(BenchArgs),
+    /// The receiving end of the plain copy that `bench throughput` compares with
+    #[command(hide = true)]
+    CopySink(CopySinkArgs),
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  precopy demo
+  precopy demo --memory 256MiB --policy stop-at-once
+  precopy demo --policy qemu:downtime_ms=50 --channels 4 --report demo.json --events demo.ndjson
+  precopy demo --rate 200000 --bandwidth-cap 2Gbit/s --policy xen")]
+pub(crate) struct DemoArgs {
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    #[command(flatten)]
+    pub(crate) migration: MigrationArgs,
+    /// Skip the comparison of memory digests, which pauses the guest for longer
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// How long the guest runs at the source before it migrates
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse::seconds)]
+    pub(crate) warm_up: Duration,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  precopy receive
+  precopy receive --listen 127.0.0.1:7700 --journal /var/lib/precopy/journal
+  precopy receive --once --audit 2 --run-for 10 --report taken.json
+  precopy receive --listen 0.0.0.0:7700 --allow-remote-without-tls --max-memory 8GiB
+
+One guest runs here at a time; until it has stopped, other sources are told to come again later.
+Questions about past migrations are answered at any time.")]
+pub(crate) struct ReceiveArgs {
+    /// Address and port to listen on; port 0 picks a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7700")]
+    pub(crate) listen: String,
+    /// Listen beyond loopback although nothing is encrypted and nobody proves who they are:
+    /// whoever reaches the port can read a guest's memory on its way, or start a guest here
+    #[arg(long)]
+    pub(crate) allow_remote_without_tls: bool,
+    /// Write outcomes down, so that a destination started again can say what became of a
+    /// migration in doubt
+    #[arg(long, value_name = "FILE")]
+    pub(crate) journal: Option<PathBuf>,
+    /// Refuse guests larger than this, pages never touched included [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
+    pub(crate) max_memory: Option<u64>,
+    /// What the guest's memory is made of here
+    #[arg(long, value_enum, default_value_t = BackingName::Anonymous)]
+    pub(crate) backing: BackingName,
+    /// Exit after the first guest (or the first failed attempt)
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Stop the guest after it ran here for this long [default: until Ctrl-C]
+    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
+    pub(crate) run_for: Option<Duration>,
+    /// Pause the guest after it ran here for this long, check every page, and go on
+    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
+    pub(crate) audit: Option<Duration>,
+    /// Write what happened to the newest guest as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Say everything as one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Make all memory resident before the source may send
+    #[arg(long, hide = true)]
+    pub(crate) pretouch: bool,
+    /// Stop when standard input ends
+    #[arg(long, hide = true)]
+    pub(crate) stop_at_eof: bool,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  precopy send --to 127.0.0.1:7700
+  precopy send --to 127.0.0.1:7700 --memory 4GiB --pattern zipf --hot-set 512M --rate 50000
+  precopy send --to 127.0.0.1:7700 --policy qemu:downtime_ms=50 --max-time 60s --on-limit give-up
+  precopy send --to 127.0.0.1:7700 --bandwidth-cap 1Gbit/s --encoder lz4 --verify
+  precopy send --to 127.0.0.1:7700 --regions 3 --hole 1GiB --tracker mprotect --json")]
+pub(crate) struct SendArgs {
+    /// Where `precopy receive` listens
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    #[command(flatten)]
+    pub(crate) migration: MigrationArgs,
+    /// Compare a digest of all memory before the handover; pauses the guest for longer
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// How long the guest runs here before it migrates
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse::seconds)]
+    pub(crate) warm_up: Duration,
+    /// What to do with the guest when it was not handed over: let it go on here (in doubt: stay
+    /// paused and go on asking), or end it with this process
+    #[arg(long, value_enum, default_value_t = AfterFailure::Run)]
+    pub(crate) after_failure: AfterFailure,
+    /// With `--after-failure run`: for how long [default: until Ctrl-C]
+    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
+    pub(crate) run_for: Option<Duration>,
+    /// If the guest was not handed over, check every page of its memory before the end
+    #[arg(long)]
+    pub(crate) audit: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// What becomes of a guest that was not handed over.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AfterFailure {
+    Run,
+    Exit,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct OutputArgs {
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Write every event as one line of JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: Option<PathBuf>,
+    /// Print the report as JSON and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  precopy ask --to 127.0.0.1:7700 --id 0f3c5a7d9e1b2c4d6f8091a2b3c4d5e6
+
+Exit code 0: the answer settles it. Exit code 5: still in doubt.")]
+pub(crate) struct AskArgs {
+    /// Where the destination listens
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) to: String,
+    /// The migration, as `send` named it
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: String,
+    /// How long to go on asking
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse::seconds)]
+    pub(crate) timeout: Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  precopy policies
+  precopy policies --json")]
+pub(crate) struct PoliciesArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  precopy trackers
+  precopy trackers --json")]
+pub(crate) struct TrackersArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound_and_has_examples() {
+        let command = Args::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "{} has no examples", sub.get_name());
+        }
+    }
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `precopy send`: starts a guest and migrates it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use precopy::engine::settle;
+use precopy::guest::GuestControl;
+use precopy::report::{DestinationReport, GuestStall, Outcome, Report};
+use precopy::transport::{TcpConnector, TcpOptions};
+use precopy::wire::Fate;
+use serde::Serialize;
+
+use crate::args::{AfterFailure, SendArgs};
+use crate::exit::Exit;
+use crate::lines::Audit;
+use crate::plan::{GuestPlan, MEMORY_BYTES, MigrationPlan};
+use crate::progress::Show;
+use crate::signals::Stop;
+use crate::source::Source;
+use crate::{advice, ask, show};
+
+/// How long one question takes while a doubt is being settled.
+const ASK_TIME: Duration = Duration::from_secs(2);
+
+/// The guest, as a report names it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct GuestFacts {
+    pub(crate) memory_bytes: u64,
+    pub(crate) regions: usize,
+    pub(crate) backing: &'static str,
+    pub(crate) config: String,
+}
+
+impl GuestFacts {
+    pub(crate) fn new(plan: &GuestPlan) -> Self {
+        Self {
+            memory_bytes: plan.table.bytes(),
+            regions: plan.table.regions().len(),
+            backing: plan.map.backing.name(),
+            config: plan.config.to_string(),
+        }
+    }
+}
+
+/// What is written with `--report`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Document<'a> {
+    pub(crate) precopy: &'static str,
+    pub(crate) guest: GuestFacts,
+    pub(crate) source: &'a Report,
+    pub(crate) destination: Option<&'a DestinationReport>,
+    /// The guest's own measurement at the destination.
+    pub(crate) destination_stall: Option<&'a GuestStall>,
+    /// How long vCPUs stood still across the migration, as they saw it themselves.
+    pub(crate) blackout_ms: Option<f64>,
+    pub(crate) audit: Option<&'a Audit>,
+    pub(crate) advice: &'a [String],
+}
+
+impl Document<'_> {
+    /// Writes it to a file and, for machines, to standard output.
+    pub(crate) fn write(&self, report: Option<&Path>, json: bool) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        if let Some(path) = report {
+            std::fs::write(path, &text)
+                .with_context(|| format!("Could not write {}", path.display()))?;
+        }
+        if json {
+            print!("{text}");
+        }
+        Ok(())
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &SendArgs) -> anyhow::Result<Exit> {
+    let guest = GuestPlan::new(&args.guest, args.guest.memory.unwrap_or(MEMORY_BYTES))?;
+    let plan = MigrationPlan::new(&args.migration, args.verify)?;
+    let stop = Stop::install()?;
+    let say = |text: &str| {
+        if !args.output.json {
+            println!("{text}");
+        }
+    };
+    say(&format!(
+        "Starting a guest: {} of memory, {}",
+        show::bytes(guest.table.bytes()),
+        guest.config
+    ));
+    let mut show = Show::new(args.output.json, args.output.events.as_deref())?;
+    let mut source = Source::new(guest, plan.tracker)?;
+    source.start()?;
+    if stop.wait(0, Some(args.warm_up)) {
+        say("Cancelled before the migration began");
+        return Ok(Exit::Cancelled);
+    }
+    say(&format!("Migrating to {}", args.to));
+    let attempt = source.migrate(&plan, &args.to, stop.token(), &mut show);
+    show.finish()?;
+    let report = attempt.with_context(|| {
+        format!("Nothing was begun and the guest is unharmed; is `precopy receive` at {}?", args.to)
+    })?;
+    let advice = advice::of(&report, plan.downtime_limit);
+    let facts = GuestFacts::new(&source.plan);
+    say(&format!("\n{}", show::report(&report)));
+    warn(&advice);
+    let exit = after(args, &mut source, &report, &stop)?;
+    let audit = match exit {
+        Exit::Kept | Exit::Cancelled if args.audit => Some(audit(&source)?),
+        _ => None,
+    };
+    if let Some(audit) = &audit {
+        say(&format!("Audit: {}", audit.text));
+    }
+    let document = Document {
+        precopy: env!("CARGO_PKG_VERSION"),
+        guest: facts,
+        source: &report,
+        destination: None,
+        destination_stall: None,
+        blackout_ms: None,
+        audit: audit.as_ref(),
+        advice: &advice,
+    };
+    document.write(args.output.report.as_deref(), args.output.json)?;
+    match audit {
+        Some(audit) if !audit.clean => anyhow::bail!("The guest was harmed: {}", audit.text),
+        _ => Ok(exit),
+    }
+}
+
+/// Prints warnings.
+pub(crate) fn warn(advice: &[String]) {
+    for text in advice {
+        eprintln!("warning: {text}");
+    }
+}
+
+fn audit(source: &Source) -> anyhow::Result<Audit> {
+    let report = source.vm.audit()?;
+    Ok(Audit::new(&report, report.ops))
+}
+
+/// What becomes of the guest.
+fn after(
+    args: &SendArgs,
+    source: &mut Source,
+    report: &Report,
+    stop: &Stop,
+) -> anyhow::Result<Exit> {
+    match report.outcome {
+        Outcome::HandedOver => Ok(Exit::Done),
+        Outcome::SourceKeepsRunning => {
+            let exit = if stop.requests() > 0 { Exit::Cancelled } else { Exit::Kept };
+            if args.after_failure == AfterFailure::Run {
+                goes_on(args, source, stop);
+            }
+            Ok(exit)
+        }
+        Outcome::InDoubt => in_doubt(args, source, report, stop),
+    }
+}
+
+fn goes_on(args: &SendArgs, source: &Source, stop: &Stop) {
+    let (before, since) = (source.vm.ops(), Instant::now());
+    eprintln!("The guest goes on here; Ctrl-C ends it");
+    stop.wait(stop.requests(), args.run_for);
+    let ops = source.vm.ops() - before;
+    eprintln!("The guest did {} more writes in {}", show::count(ops), show::time(since.elapsed()));
+}
+
+/// The guest stays paused until the destination has said what became of it.
+fn in_doubt(
+    args: &SendArgs,
+    source: &mut Source,
+    report: &Report,
+    stop: &Stop,
+) -> anyhow::Result<Exit> {
+    let id = report.migration_id;
+    eprintln!("The guest stays paused here: the destination may run it. To ask it again:");
+    eprintln!("  {}", ask::command(&args.to, id));
+    if args.after_failure == AfterFailure::Exit {
+        return Ok(Exit::InDoubt);
+    }
+    eprintln!("Asking again and again; Ctrl-C ends this guest");
+    let mut connector = TcpConnector::new(&args.to, TcpOptions::default());
+    let (seen, since) = (stop.requests(), Instant::now());
+    loop {
+        match settle(&mut connector, id, ASK_TIME) {
+            Ok(Fate::Committed) => {
+                eprintln!("Settled: the destination took the guest over");
+                return Ok(Exit::Done);
+            }
+            Ok(Fate::NeverCommitted) => {
+                eprintln!("Settled: the destination never took the guest over; it runs here again");
+                source.vm.resume()?;
+                goes_on(args, source, stop);
+                return Ok(Exit::Kept);
+            }
+            Ok(Fate::Unknown) | Err(_) => {}
+        }
+        let over = args.run_for.is_some_and(|time| since.elapsed() >= time);
+        if over || stop.wait(seen, Some(Duration::from_secs(1))) {
+            return Ok(Exit::InDoubt);
+        }
+    }
+}

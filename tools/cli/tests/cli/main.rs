@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The `precopy` command from outside: processes, exit codes, what is printed.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod demo;
+mod pair;
+mod support;
+mod words;

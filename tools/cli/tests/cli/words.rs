@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Lists, help, and command lines that are wrong.
+
+use serde_json::Value;
+
+use crate::support::precopy;
+
+fn output(arguments: &[&str]) -> String {
+    let assert = precopy(arguments).assert().success();
+    String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+}
+
+#[test]
+fn remote_listening_needs_the_flag() {
+    let arguments = ["receive", "--listen", "0.0.0.0:0"];
+    let assert = precopy(&arguments).assert().code(2);
+    let errors = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    assert!(errors.contains("--allow-remote-without-tls"), "{errors}");
+    assert!(errors.contains("encrypted"), "{errors}");
+    let help = output(&["receive", "--help"]);
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("nobody proves who they are"), "{help}");
+}
+
+#[test]
+fn wrong_command_lines_are_told_apart_and_named() {
+    let to = ["send", "--to", "127.0.0.1:1"];
+    for (more, word) in [
+        (&["--policy", "qem"][..], "cloud-hypervisor"),
+        (&["--policy", "qemu:downtime=5"], "downtime_ms"),
+        (&["--channels", "0"], "--channels"),
+        (&["--channels", "65"], "64"),
+        (&["--encoder", "zip"], "lz4"),
+        (&["--memory", "1QiB"], "a size such as"),
+        (&["--memory", "5000"], "multiples of 4 KiB"),
+        (&["--regions", "0"], "--regions"),
+        (&["--regions", "5000"], "1024"),
+        (&["--pattern", "chess"], "zipf"),
+        (&["--hot-set", "200%"], "50%"),
+        (&["--downtime-limit", "300"], "300ms"),
+        (&["--bandwidth-cap", "0"], "1Gbit/s"),
+        (&["--max-data", "0.5"], "--max-data"),
+        (&["--max-rounds", "0"], "--max-rounds"),
+        (&["--no-progress", "0"], "--no-progress"),
+        (&["--uncap-paused"], "--bandwidth-cap"),
+        (&["--tracker", "magic"], "pagemap"),
+        (&["--no-such-flag"], "--no-such-flag"),
+    ] {
+        let arguments = [&to[..], more].concat();
+        let assert = precopy(&arguments).assert().code(2);
+        let errors = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(errors.contains(word), "{more:?}: no {word:?} in {errors}");
+    }
+    precopy(&["ask", "--to", "127.0.0.1:1", "--id", "xyz"]).assert().code(2);
+    precopy(&["check", "explore", "--world", "none"]).assert().code(2);
+    precopy(&[]).assert().code(2);
+}
+
+#[test]
+fn lists() {
+    let text = output(&["policies"]);
+    let json: Value = serde_json::from_str(&output(&["policies", "--json"])).unwrap();
+    let list = json["policies"].as_array().unwrap();
+    assert_eq!(list.len(), 6);
+    for policy in list {
+        let (name, source) = (policy["name"].as_str().unwrap(), policy["source"].as_str().unwrap());
+        assert!(text.contains(name) && text.contains(source), "{name}");
+    }
+    let json: Value = serde_json::from_str(&output(&["trackers", "--json"])).unwrap();
+    let works = |trial: &&Value| trial["works"] == true && trial["chosen"] == true;
+    assert!(json.as_array().unwrap().iter().any(|trial| works(&trial)), "{json}");
+}
+
+#[test]
+fn help_says_what_the_exit_codes_mean() {
+    let help = output(&["--help"]);
+    for word in ["Exit codes", "in doubt", "the guest is safe at the source"] {
+        assert!(help.contains(word), "{help}");
+    }
+}
+
+#[test]
+fn checks_pass_and_seeds_repeat() {
+    let first = output(&["check", "seeds", "--from", "7", "--count", "1", "--verbose"]);
+    let line = first.lines().next().unwrap().to_owned();
+    assert!(line.starts_with("seed 7:"), "{first}");
+    let again = output(&["check", "seeds", "--from", "7", "--count", "1", "--verbose"]);
+    assert_eq!(again.lines().next().unwrap(), line);
+    assert!(output(&["check", "seeds", "--count", "50"]).contains("Every rule holds"));
+    assert!(output(&["check", "explore", "--world", "pause-fails"]).contains("every rule holds"));
+    assert_eq!(
+        precopy::sim::seeds::replay_command(7),
+        "cargo run --release -- check seeds --from 7 --count 1 --verbose",
+        "the command that a failing seed prints is one that exists"
+    );
+}
