@@ -30,13 +30,22 @@ impl DenseBitmap {
     /// An empty set over `pages` pages.
     #[must_use]
     pub fn new(pages: u64) -> Self {
-        Self { bits: BitVec::repeat(false, PageIndex::new(pages).as_usize()) }
+        Self::of_words(pages, 0)
     }
 
     /// The set of all `pages` pages.
     #[must_use]
     pub fn full(pages: u64) -> Self {
-        Self { bits: BitVec::repeat(true, PageIndex::new(pages).as_usize()) }.trimmed()
+        Self::of_words(pages, u64::MAX)
+    }
+
+    /// An empty set's words come zeroed from the system and are not touched until something is
+    /// set: a bitmap over a sparse guest of many TiB costs what is in it.
+    fn of_words(pages: u64, word: u64) -> Self {
+        let words = PageIndex::new(pages.div_ceil(64)).as_usize();
+        let mut bits = BitVec::from_vec(vec![word; words]);
+        bits.truncate(PageIndex::new(pages).as_usize());
+        Self { bits }.trimmed()
     }
 
     /// How many pages the set ranges over.
@@ -132,7 +141,23 @@ impl DenseBitmap {
     /// # Errors
     /// [`LengthMismatch`] if the lengths differ; nothing was changed then.
     pub fn or_with(&mut self, other: &Self) -> Result<(), LengthMismatch> {
-        self.combine(other, |ours, theirs| *ours |= theirs)
+        self.or_counting(other).map(drop)
+    }
+
+    /// Adds every page of `other` and returns how many were not there before. Where `other` is
+    /// empty, nothing is touched.
+    ///
+    /// # Errors
+    /// [`LengthMismatch`] if the lengths differ; nothing was changed then.
+    pub fn or_counting(&mut self, other: &Self) -> Result<u64, LengthMismatch> {
+        let mut added = 0;
+        self.combine(other, |ours, theirs| {
+            if theirs != 0 {
+                added += u64::from((theirs & !*ours).count_ones());
+                *ours |= theirs;
+            }
+        })?;
+        Ok(added)
     }
 
     /// Removes every page of `other`.
@@ -211,7 +236,11 @@ impl DenseBitmap {
         (index as u64 * 64 + u64::from(clear.trailing_zeros())).min(bound)
     }
 
-    fn combine(&mut self, other: &Self, op: impl Fn(&mut u64, u64)) -> Result<(), LengthMismatch> {
+    fn combine(
+        &mut self,
+        other: &Self,
+        mut op: impl FnMut(&mut u64, u64),
+    ) -> Result<(), LengthMismatch> {
         if self.len() != other.len() {
             return Err(LengthMismatch { ours: self.len(), theirs: other.len() });
         }
@@ -422,6 +451,7 @@ mod tests {
                 op(&mut s);
                 members(&s)
             };
+            prop_assert_eq!(set.clone().or_counting(&other).unwrap(), b.difference(&a).count() as u64);
             prop_assert_eq!(with(&|s| s.or_with(&other).unwrap()), a.union(&b).copied().collect());
             let difference = a.difference(&b).copied().collect();
             prop_assert_eq!(with(&|s| s.and_not(&other).unwrap()), difference);

@@ -23,15 +23,16 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new(pages: u64) -> Self {
-        let empty = DenseBitmap::new(pages);
+        // Four fresh ones, not copies: fresh ones are not touched.
+        let empty = || DenseBitmap::new(pages);
         Self {
-            owed: empty.clone(),
+            owed: empty(),
             owed_pages: 0,
-            in_flight: empty.clone(),
+            in_flight: empty(),
             in_flight_pages: 0,
-            skipped: empty.clone(),
+            skipped: empty(),
             skipped_pages: 0,
-            harvested: empty,
+            harvested: empty(),
         }
     }
 
@@ -51,8 +52,7 @@ impl Ledger {
 
     /// Owes the populated pages of the first round. They are no harvest: nothing to give back.
     pub(crate) fn owe_populated(&mut self, set: &DenseBitmap) -> Result<(), LengthMismatch> {
-        self.owed.or_with(set)?;
-        self.owed_pages = self.owed.count();
+        self.owed_pages += self.owed.or_counting(set)?;
         Ok(())
     }
 
@@ -71,6 +71,11 @@ impl Ledger {
     /// failed attempt must give back all of them.
     pub(crate) fn distrust_record(&mut self) {
         self.harvested = DenseBitmap::full(self.harvested.len());
+    }
+
+    /// The first page at or after `from` that is owed and not set aside.
+    pub(crate) fn next_owed(&self, from: PageIndex) -> Option<PageIndex> {
+        if self.owed_pages == 0 { None } else { self.owed.next_set(from) }
     }
 
     /// The runs of owed pages.

@@ -161,6 +161,7 @@ impl Intake {
                 PageKind::Raw => {
                     target.memory.write_run(entry.run, entry.body).map_err(failed)?;
                     target.received.insert(entry.run);
+                    self.shared.contents.fetch_add(entry.run.pages(), Ordering::Relaxed);
                 }
                 kind => {
                     self.page.resize(view.page_size().bytes(), 0);
@@ -169,6 +170,7 @@ impl Intake {
                     let run = PageRun::new(entry.run.start(), 1);
                     target.memory.write_run(run, &self.page).map_err(failed)?;
                     target.received.insert(run);
+                    self.shared.contents.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }

@@ -189,6 +189,8 @@ struct Shared {
     open_round: std::sync::atomic::AtomicU64,
     quit: AtomicBool,
     pages: std::sync::atomic::AtomicU64,
+    /// Pages among them that were not zero.
+    contents: std::sync::atomic::AtomicU64,
     wire_bytes: std::sync::atomic::AtomicU64,
 }
 
@@ -201,6 +203,7 @@ impl Shared {
             open_round: NO_ROUND.into(),
             quit: AtomicBool::new(false),
             pages: 0.into(),
+            contents: 0.into(),
             wire_bytes: 0.into(),
         }
     }

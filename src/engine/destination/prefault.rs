@@ -3,6 +3,8 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -16,6 +18,12 @@ use crate::units::PageRun;
 /// Bytes made resident in one go: what stopping has to wait for.
 const STEP_BYTES: u64 = 2 << 20;
 
+/// How far this thread may be ahead before a page with contents has come, in bytes. Announced
+/// pages may all be zeros, which need no memory here: after this, it goes by what comes.
+const HEAD_START_BYTES: u64 = 64 << 20;
+/// How long to wait for more pages to come before looking again.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Works until there are no more announcements, or until it is told to stop.
 pub(super) fn run(
     target: &Target,
@@ -25,11 +33,20 @@ pub(super) fn run(
     inbox: &Sender<ToDestination>,
 ) {
     let stopped = || stop.load(Ordering::Relaxed) || shared.quits();
-    let step_pages = (STEP_BYTES >> target.regions.page_size().log2()).max(1);
+    let page_shift = target.regions.page_size().log2();
+    let step_pages = (STEP_BYTES >> page_shift).max(1);
+    let mut made = 0;
+    let too_far = |made: u64| {
+        let came = shared.contents.load(Ordering::Relaxed) << page_shift;
+        made > HEAD_START_BYTES + 2 * came
+    };
     for runs in announced {
         for run in runs {
             let mut rest = run;
             while !rest.is_empty() {
+                while too_far(made) && !stopped() {
+                    thread::sleep(PAUSE);
+                }
                 if stopped() {
                     return;
                 }
@@ -41,6 +58,7 @@ pub(super) fn run(
                 if target.received.contains(step.start()) {
                     continue;
                 }
+                made += step.pages() << page_shift;
                 if let Err(error) = target.memory.prefault(step) {
                     let reason = Chain(&error).to_string();
                     if is_want_of_memory(&error) {

@@ -30,7 +30,7 @@ impl SourceSession {
     }
 
     fn exhausted(&self) -> bool {
-        self.cut || self.ledger.owed().next_set(self.cursor).is_none()
+        self.cut || self.ledger.next_owed(self.cursor).is_none()
     }
 
     /// Gives work to every channel that has room, the least busy first.
@@ -43,7 +43,7 @@ impl SourceSession {
             let room = self.config.channel_queue;
             let free = self.lanes.iter().enumerate().filter(|(_, lane)| lane.queued < room);
             let Some((lane, _)) = free.min_by_key(|(_, lane)| lane.queued) else { return };
-            let Some(next) = self.ledger.owed().next_set(self.cursor) else { return };
+            let Some(next) = self.ledger.next_owed(self.cursor) else { return };
             if self.skipping && next >= self.peeked_to {
                 return self.peek_ahead(next);
             }
