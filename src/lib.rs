@@ -50,9 +50,9 @@
 //!     receiver.receive(&mut create, &CancelToken::new(), &mut ())
 //! });
 //!
-//! let memory = MappedMemory::new(RegionTable::single(PageSize::BASE, 1024)?, MapOptions::default())?;
+//! let regions = RegionTable::single(PageSize::BASE, 1024)?;
+//! let memory = MappedMemory::new(regions.clone(), MapOptions::default())?;
 //! memory.store_u64(PageIndex::new(7), 0, 42)?;
-//! let regions = memory.table().clone();
 //! let dirty = Arc::new(AtomicBitmap::new(regions.pages())); // the VMM marks what it writes
 //! let (mut tracker, mut guest) = (MarkedTracker::new(dirty), Vm { running: true });
 //! let options = engine::SourceOptions::new(precopy::policy::parse("xen")?);

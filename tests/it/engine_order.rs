@@ -126,9 +126,9 @@ impl GuestControl for Logged {
         self.0.pause()
     }
     fn resume(&mut self) -> Result<(), GuestError> { self.0.resume() }
-    fn throttle(&mut self, throttle: Throttle) -> Result<(), GuestError> { self.0.throttle(throttle) }
+    fn throttle(&mut self, to: Throttle) -> Result<(), GuestError> { self.0.throttle(to) }
     fn export_state(&mut self) -> Result<Bytes, GuestError> { self.0.export_state() }
-    fn import_state(&mut self, state: Bytes) -> Result<(), GuestError> { self.0.import_state(state) }
+    fn import_state(&mut self, it: Bytes) -> Result<(), GuestError> { self.0.import_state(it) }
     fn is_running(&self) -> bool { self.0.is_running() }
 }
 
