@@ -136,6 +136,10 @@ impl DirtyTracker for MprotectTracker {
             into.or_with(&self.restored)?;
             self.restored.clear_all();
         }
+        // One for all regions: handlers are counted for the whole process.
+        if let Some(watched) = self.watches.first() {
+            watched.watch.settle();
+        }
         for (region, watched) in self.watches.iter_mut().enumerate() {
             let granule = watched.watch.granule_bytes();
             let host = &self.host;

@@ -124,10 +124,10 @@ impl Ledger {
         while let Some(again) = next_run_in(dirty, at, window.end()) {
             at = again.start();
             while let Some(run) = next_run_in(&self.owed, at, again.end()) {
+                self.skipped_pages += run.pages() - self.skipped.count_run(run);
+                self.owed_pages -= run.pages();
                 self.owed.clear_run(run);
                 self.skipped.set_run(run);
-                self.owed_pages -= run.pages();
-                self.skipped_pages += run.pages();
                 at = run.end();
             }
             at = again.end();

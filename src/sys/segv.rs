@@ -5,7 +5,9 @@
 //! A handler makes the page writable first and marks it second; the harvester takes the marks
 //! first and write-protects second. So a writable page always has a mark that no harvest has taken
 //! yet, or a handler or harvester that is between its two steps; nothing is lost, and a page may
-//! be reported once more than it was written.
+//! be reported once more than it was written. While one thread's handler is between its steps,
+//! another thread can write the page already: so a harvest first waits for the handlers that are
+//! under way ([`WriteWatch::settle`]), and then reports all that was written before it began.
 //!
 //! # The handler
 //! It is async-signal-safe: it reads a fixed table of ranges, does atomic operations and calls
@@ -57,8 +59,13 @@ static SLOT: [Slot; SLOTS] = [const {
 static USED: AtomicUsize = AtomicUsize::new(0);
 /// The sum of all slots' `splits`; at times more, because handlers add here first.
 static SPLITS: AtomicUsize = AtomicUsize::new(0);
-/// Handlers that may be looking at a slot at this moment.
-static HANDLERS: AtomicUsize = AtomicUsize::new(0);
+/// Handlers that may be looking at a slot at this moment, in two halves: those that began in an
+/// even and in an odd epoch, so that one can wait for the old without waiting for the new.
+static HANDLERS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+/// Moves on at each [`WriteWatch::settle`].
+static EPOCH: AtomicUsize = AtomicUsize::new(0);
+/// Looks at a half before giving up on it; a handler takes microseconds unless it is preempted.
+const SETTLE_LOOKS: usize = 1 << 20;
 /// Serialises registration; handlers never touch it.
 static REGISTRATION: Mutex<()> = Mutex::new(());
 /// What SIGSEGV did before us.
@@ -101,6 +108,19 @@ impl WriteWatch {
         SLOT[slot].words.store(marks.as_ptr().cast_mut(), SeqCst);
         USED.fetch_max(slot + 1, SeqCst);
         Ok(Self { _host: host, slot, addresses, granule, marks })
+    }
+
+    /// Waits until every handler that is under way has set its mark. One that begins now makes
+    /// nothing writable that was written before now. Bounded: a handler that is kept from its
+    /// processor for long marks in time for the next harvest.
+    pub fn settle(&self) {
+        let old = &HANDLERS[EPOCH.fetch_add(1, SeqCst) % 2];
+        for look in 1..SETTLE_LOOKS {
+            if old.load(SeqCst) == 0 {
+                return;
+            }
+            if look.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
     }
 
     /// Takes the marks of 64 granules: those of word `index`.
@@ -160,8 +180,10 @@ impl Drop for WriteWatch {
         SLOT[self.slot].words.store(ptr::null_mut(), SeqCst);
         // A handler that saw the slot before counts itself first, so once the count was zero
         // nobody holds a pointer to the marks. Handlers take microseconds.
-        while HANDLERS.load(SeqCst) != 0 {
-            std::hint::spin_loop();
+        for half in &HANDLERS {
+            while half.load(SeqCst) != 0 {
+                std::hint::spin_loop();
+            }
         }
         self.forget_splits();
     }
@@ -200,13 +222,14 @@ extern "C" fn on_segv(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
 
 /// Makes the granule at `address` writable and marks it; `false` if it is in no tracked range.
 fn mark_and_allow(address: usize) -> bool {
-    HANDLERS.fetch_add(1, SeqCst);
+    let half = &HANDLERS[EPOCH.load(SeqCst) % 2];
+    half.fetch_add(1, SeqCst);
     let ours = SLOT.iter().take(USED.load(SeqCst)).any(|slot| {
         let words = slot.words.load(SeqCst);
         let range = slot.start.load(SeqCst)..slot.end.load(SeqCst);
         !words.is_null() && range.contains(&address) && allow(slot, words, &range, address)
     });
-    HANDLERS.fetch_sub(1, SeqCst);
+    half.fetch_sub(1, SeqCst);
     ours
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `precopy demo`: a live guest moves from this process to a second one, and is checked there.
 
+use std::time::Duration;
+
 use precopy::report::{DestinationReport, GuestStall, Outcome};
 
 use crate::args::DemoArgs;
@@ -13,6 +15,9 @@ use crate::send::{Document, GuestFacts, warn};
 use crate::signals::Stop;
 use crate::source::Source;
 use crate::{advice, show, system};
+
+/// Downtime that the demo's policy aims at.
+const DOWNTIME_LIMIT: Duration = Duration::from_millis(30);
 
 /// How long the guest runs at the destination before it is audited, in seconds.
 const RUN_ON: &str = "0.5";
@@ -41,7 +46,9 @@ fn memory_for(available: Option<u64>) -> u64 {
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
     let memory = args.guest.memory.unwrap_or_else(|| memory_for(system::available_bytes()));
     let guest = GuestPlan::new(&args.guest, memory)?;
-    let plan = MigrationPlan::new(&args.migration, !args.no_verify)?;
+    let mut plan = MigrationPlan::new(&args.migration, !args.no_verify)?;
+    // The peers' 300 ms are longer than most of the demo's live rounds take on loopback.
+    plan.downtime_limit = args.migration.downtime_limit.unwrap_or(DOWNTIME_LIMIT);
     let stop = Stop::install()?;
     let say = |text: &str| {
         if !args.output.json {

@@ -100,6 +100,9 @@ fn regions(args: &GuestArgs, bytes: u64) -> anyhow::Result<RegionTable> {
     RegionTable::new(PageSize::BASE, &list).map_err(usage)
 }
 
+/// Downtime that policies aim at unless told otherwise: QEMU's and Cloud Hypervisor's default.
+const DOWNTIME_LIMIT: Duration = Duration::from_millis(300);
+
 /// A migration to try.
 #[derive(Clone, Debug)]
 pub(crate) struct MigrationPlan {
@@ -132,7 +135,7 @@ impl MigrationPlan {
         Ok(Self {
             policy,
             guards: guards(args)?,
-            downtime_limit: args.downtime_limit,
+            downtime_limit: args.downtime_limit.unwrap_or(DOWNTIME_LIMIT),
             channels: args.channels,
             encoder,
             bandwidth_cap_bytes_per_s: args.bandwidth_cap,
@@ -153,7 +156,7 @@ impl MigrationPlan {
         Ok(Self {
             policy: PolicySpec::parse(policy)?,
             guards: Guards::default(),
-            downtime_limit: Duration::from_millis(300),
+            downtime_limit: DOWNTIME_LIMIT,
             channels,
             encoder: EncoderKind::Raw,
             bandwidth_cap_bytes_per_s: None,
