@@ -13,12 +13,13 @@ use serde::Serialize;
 
 use crate::args::ReceiveArgs;
 use crate::exit::{Exit, usage};
-use crate::guest::{self, SharedVm};
+use crate::guest;
 use crate::lines::{Audit, Line};
 use crate::progress::bar;
 use crate::show;
 use crate::signals::Stop;
 use crate::system::Resident;
+use webvm::SharedVm;
 
 /// What is written with `--report`.
 #[derive(Debug, Serialize)]

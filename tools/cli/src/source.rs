@@ -14,9 +14,9 @@ use precopy::transport::{TcpConnector, TcpOptions};
 use webvm::WriteHook;
 
 use crate::args::TrackerName;
-use crate::guest::SharedVm;
 use crate::plan::{GuestPlan, MigrationPlan};
 use crate::{show, system};
+use webvm::SharedVm;
 
 /// The guest and what finds its writes.
 pub(crate) struct Source {
@@ -51,7 +51,7 @@ impl Source {
         fill: bool,
     ) -> anyhow::Result<Self> {
         let (hook, tracker, tracker_why) = track(&memory, tracker)?;
-        let vm = SharedVm::new(plan.config.clone(), &memory, hook)?;
+        let vm = SharedVm::new(plan.config.clone(), Arc::clone(&memory) as _, hook)?;
         if fill {
             vm.fill().context("The guest's memory cannot be filled; try a smaller --memory")?;
         }

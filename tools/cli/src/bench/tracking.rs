@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use super::rig::{self, float, median};
 use crate::args::TrackerName;
-use crate::guest::SharedVm;
 use crate::plan::GuestPlan;
 use crate::show;
 use crate::source::track;
+use webvm::SharedVm;
 
 const TRACKERS: [(&str, TrackerName); 4] = [
     ("marked", TrackerName::Marked),
@@ -83,7 +83,7 @@ fn writes_per_s(
             (hook, Some(tracker))
         }
     };
-    let mut vm = SharedVm::new(plan.config.clone(), memory, hook)?;
+    let mut vm = SharedVm::new(plan.config.clone(), Arc::clone(memory) as _, hook)?;
     let mut found = DenseBitmap::new(memory.table().pages());
     if let Some(tracker) = &mut tracker {
         tracker.arm()?;

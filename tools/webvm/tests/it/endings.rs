@@ -67,8 +67,8 @@ fn source() {
     let config: GuestConfig = GUEST.parse().unwrap();
     let table = RegionTable::single(PageSize::BASE, 2048).unwrap();
     let guest = Shared::new(&config, memory(table.clone(), Backing::Anonymous));
-    guest.vm().fill().unwrap();
-    guest.vm().resume().unwrap();
+    guest.vm.fill().unwrap();
+    guest.vm.clone().resume().unwrap();
     let mut options = SourceOptions::new(policy::parse("fixed-rounds:rounds=2").unwrap());
     options.channels = 2;
     options.verify = true;
@@ -85,12 +85,12 @@ fn source() {
         }
     };
     let mut tracker = guest.tracker("pagemap");
-    let mut control = guest.clone();
+    let mut control = guest.vm.clone();
     let parts =
         SourceParts::new(Arc::new(guest.memory.clone()), table, &mut *tracker, &mut control);
     let report = send(options, &mut connector, parts, &CancelToken::new(), &mut sink).unwrap();
     let failure = report.failure.unwrap_or_default();
-    let running = guest.vm().is_running();
+    let running = guest.vm.is_running();
     if running {
         run_on(&guest);
     }
@@ -100,8 +100,8 @@ fn source() {
 
 /// The guest really runs: its op count grows.
 fn run_on(guest: &Shared) {
-    let before = guest.vm().ops();
-    while guest.vm().ops() < before + 50 {
+    let before = guest.vm.ops();
+    while guest.vm.ops() < before + 50 {
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -131,7 +131,7 @@ fn destination() {
         let guest = Shared::new(&config, memory(hello.regions.clone(), Backing::Anonymous));
         there = Some(guest.clone());
         let memory = Arc::new(guest.memory.clone());
-        Ok(CreatedGuest { memory, guest: Box::new(guest) })
+        Ok(CreatedGuest { memory, guest: Box::new(guest.vm) })
     };
     let mut sink = |event: &EngineEvent| {
         if let EngineEvent::Destination { phase, .. } = event {
@@ -148,11 +148,11 @@ fn destination() {
     let result = receiver.receive(&mut factory, &cancel, &mut sink);
     let took_over = result.is_ok();
     if let Some(guest) = &there {
-        let running = guest.vm().is_running();
+        let running = guest.vm.is_running();
         if running {
             run_on(guest);
             guest.audit();
-            guest.clone().resume().unwrap();
+            guest.vm.clone().resume().unwrap();
         }
         let why = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
         println!("CHILD took_over={took_over} running={running} {why}");

@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A guest that the engine and a test both hold.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use precopy::bitmap::AtomicBitmap;
 use precopy::dirty::{DirtyTracker, MarkedTracker, UnionTracker, tracker_by_name};
-use precopy::guest::{GuestControl, GuestError};
+use precopy::guest::GuestControl;
 use precopy::memory::{MapOptions, MappedMemory};
 use precopy::region::RegionTable;
 use precopy::sys::Backing;
-use precopy::units::Throttle;
-use webvm::{GuestConfig, WebVm, WriteHook};
+use webvm::{GuestConfig, SharedVm, WriteHook};
 
 /// A guest that the engine and the test both hold.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    vm: Arc<Mutex<WebVm>>,
+    pub(crate) vm: SharedVm,
     pub(crate) memory: MappedMemory,
     marks: Arc<AtomicBitmap>,
 }
@@ -26,12 +24,9 @@ impl Shared {
         let marks = Arc::new(AtomicBitmap::new(memory.table().pages()));
         let hooked = Arc::clone(&marks);
         let hook: WriteHook = Arc::new(move |page| hooked.mark(page));
-        let vm = WebVm::new(config.clone(), Arc::new(memory.clone()), Some(hook)).unwrap();
-        Self { vm: Arc::new(Mutex::new(vm)), memory, marks }
-    }
-
-    pub(crate) fn vm(&self) -> MutexGuard<'_, WebVm> {
-        self.vm.lock().unwrap()
+        let ram = Arc::new(memory.clone());
+        let vm = SharedVm::new(config.clone(), ram, Some(hook)).unwrap();
+        Self { vm, memory, marks }
     }
 
     pub(crate) fn tracker(&self, name: &str) -> Box<dyn DirtyTracker> {
@@ -48,37 +43,10 @@ impl Shared {
 
     /// Stops the guest and compares every page with a replay of all its ops.
     pub(crate) fn audit(&self) -> u64 {
-        let mut vm = self.vm();
-        vm.pause().unwrap();
-        let audit = vm.audit().unwrap();
+        self.vm.clone().pause().unwrap();
+        let audit = self.vm.audit().unwrap();
         assert!(audit.is_clean(), "{audit:?}");
-        vm.ops()
-    }
-}
-
-impl GuestControl for Shared {
-    fn pause(&mut self) -> Result<(), GuestError> {
-        self.vm().pause()
-    }
-
-    fn resume(&mut self) -> Result<(), GuestError> {
-        self.vm().resume()
-    }
-
-    fn throttle(&mut self, throttle: Throttle) -> Result<(), GuestError> {
-        self.vm().throttle(throttle)
-    }
-
-    fn export_state(&mut self) -> Result<Bytes, GuestError> {
-        self.vm().export_state()
-    }
-
-    fn import_state(&mut self, state: Bytes) -> Result<(), GuestError> {
-        self.vm().import_state(state)
-    }
-
-    fn is_running(&self) -> bool {
-        self.vm().is_running()
+        self.vm.ops()
     }
 }
 

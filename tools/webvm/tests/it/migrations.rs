@@ -70,7 +70,7 @@ fn migrate(
     let listener = TcpListener::bind("127.0.0.1:0", TcpOptions::default()).unwrap();
     let target = listener.local_addr().to_string();
     let mut receiver = Receiver::bind(Box::new(listener), DestinationOptions::default()).unwrap();
-    let config = from.vm().config().clone();
+    let config = from.vm.config();
     thread::scope(|scope| {
         let destination = scope.spawn(move || {
             let mut there = None;
@@ -78,13 +78,13 @@ fn migrate(
                 let shared = Shared::new(&config, memory(hello.regions.clone(), backing));
                 there = Some(shared.clone());
                 let memory = Arc::new(shared.memory.clone());
-                Ok(CreatedGuest { memory, guest: Box::new(shared) })
+                Ok(CreatedGuest { memory, guest: Box::new(shared.vm) })
             };
             let received = receiver.receive(&mut factory, &CancelToken::new(), &mut ());
             (received.map(drop), there)
         });
         let mut tracker = from.tracker(tracker);
-        let mut control = from.clone();
+        let mut control = from.vm.clone();
         let regions = from.memory.table().clone();
         let parts =
             SourceParts::new(Arc::new(from.memory.clone()), regions, &mut *tracker, &mut control);
@@ -99,10 +99,10 @@ fn migrate(
 fn check(report: &Report, from: &Shared, to: &Shared) -> u64 {
     assert_eq!(report.outcome, Outcome::HandedOver, "{report:#?}");
     assert!(report.verified, "digests were compared");
-    assert!(!from.vm().is_running(), "two runners");
-    assert!(to.vm().is_running(), "no runner");
-    let before = from.vm().ops();
-    while to.vm().ops() < before + 50 && from.vm().config().pages_per_s != 1 {
+    assert!(!from.vm.is_running(), "two runners");
+    assert!(to.vm.is_running(), "no runner");
+    let before = from.vm.ops();
+    while to.vm.ops() < before + 50 && from.vm.config().pages_per_s != 1 {
         thread::yield_now();
     }
     let after = to.audit();
@@ -133,8 +133,8 @@ fn many_migrations_lose_nothing() {
         let to_backing = if rng.one_in(2) { Backing::Anonymous } else { Backing::Memfd };
         let tracker = pick(&mut rng, &["marked", "pagemap", "pagemap-user", "mprotect", "union"]);
         let from = Shared::new(&config, memory(layout(&mut rng), backing));
-        from.vm().fill().unwrap();
-        from.vm().resume().unwrap();
+        from.vm.fill().unwrap();
+        from.vm.clone().resume().unwrap();
         thread::sleep(Duration::from_millis(rng.below(10)));
         let options = options(&mut rng);
         println!(
@@ -157,8 +157,8 @@ fn one_guest_moves_back_and_forth() {
     let config: GuestConfig = "pattern=zipf,vcpus=2,pages_per_s=0,fill=50%,seed=9".parse().unwrap();
     let mut rng = Rng::new(5);
     let mut here = Shared::new(&config, memory(layout(&mut rng), Backing::Anonymous));
-    here.vm().fill().unwrap();
-    here.vm().resume().unwrap();
+    here.vm.fill().unwrap();
+    here.vm.clone().resume().unwrap();
     let mut ops = 0;
     // From A to B and back, ten times.
     for hop in 0..20 {
@@ -169,7 +169,7 @@ fn one_guest_moves_back_and_forth() {
         assert!(now > ops, "hop {hop}: the guest stands still");
         ops = now;
         here = there;
-        here.vm().resume().unwrap();
+        here.vm.clone().resume().unwrap();
     }
     println!("{ops} ops after 20 hops");
 }
