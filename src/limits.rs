@@ -66,6 +66,10 @@ pub const SOURCE_QUEUE_JOBS: usize = 1024;
 pub const INBOX_EVENTS: usize = 1024;
 /// Most bytes of a destination's journal: half a million migrations.
 pub const JOURNAL_BYTES_MAX: u64 = 64 << 20;
+/// A journal that is longer than this when it is opened is made shorter.
+pub const JOURNAL_COMPACT_BYTES: u64 = 1 << 20;
+/// Migrations that a shortened journal still knows, the newest ones.
+pub const JOURNAL_MIGRATIONS_KEPT: usize = 4096;
 /// Outcomes of past migrations that a destination remembers without a journal.
 pub const OUTCOMES_REMEMBERED: usize = 1024;
 
@@ -87,5 +91,8 @@ const _: () = assert!(
     SOURCE_QUEUE_JOBS as u64
         > STATE_BYTES_MAX / STATE_CHUNK_MAX as u64 + 2 * ANNOUNCES_MAX as u64 + 64
 );
+const _: () = assert!(JOURNAL_COMPACT_BYTES < JOURNAL_BYTES_MAX);
+const _: () =
+    assert!(JOURNAL_MIGRATIONS_KEPT as u64 * 128 <= JOURNAL_COMPACT_BYTES / 2, "shortening pays");
 const _: () = assert!(PENDING_CONNECTIONS_MAX > CHANNELS_MAX as usize);
 const _: () = assert!(PEEK_WINDOW_PAGES >= FRAME_PAGES_MAX as u64);

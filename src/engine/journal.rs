@@ -14,12 +14,18 @@
 //!
 //! A last line that is incomplete is a record that was being written when the process died, that
 //! is, before whatever it announces was done: it is cut off. Damage anywhere else is an error.
+//!
+//! A journal that has grown past [`limits::JOURNAL_COMPACT_BYTES`] is rewritten when it is opened:
+//! the last record of each of the newest [`limits::JOURNAL_MIGRATIONS_KEPT`] migrations goes to a
+//! file beside it, which takes its name once it is on the disk. About the older ones the answer
+//! is "unknown" from then on. If that fails, the journal stays as it was.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -103,7 +109,8 @@ impl Known {
 #[derive(Debug, Default)]
 pub(super) struct FateBook {
     known: HashMap<MigrationId, Known>,
-    /// Ids in the order in which they came; the oldest is forgotten first.
+    /// Ids in the order in which they came, unless a journal has them; the oldest is forgotten
+    /// first.
     order: VecDeque<MigrationId>,
     journal: Option<Journal>,
 }
@@ -112,7 +119,10 @@ impl FateBook {
     /// Opens or creates a journal and learns what it knows.
     pub(super) fn with_journal(path: &Path, sync: bool) -> Result<Self, JournalError> {
         let mut book = Self::default();
-        let journal = Journal::open(path, sync, |id, known| book.learn(id, known))?;
+        // Not `learn`: that forgets the oldest of those that no journal knows.
+        let journal = Journal::open(path, sync, |id, known| {
+            book.known.insert(id, known);
+        })?;
         book.journal = Some(journal);
         Ok(book)
     }
@@ -166,11 +176,11 @@ impl FateBook {
     }
 
     fn learn(&mut self, id: MigrationId, known: Known) {
-        if self.known.insert(id, known).is_none() {
-            self.order.push_back(id);
+        if self.known.insert(id, known).is_some() || self.journal.is_some() {
+            return;
         }
-        if self.journal.is_none()
-            && self.order.len() > limits::OUTCOMES_REMEMBERED
+        self.order.push_back(id);
+        if self.order.len() > limits::OUTCOMES_REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
             self.known.remove(&oldest);
@@ -200,15 +210,7 @@ impl Journal {
     ) -> Result<Self, JournalError> {
         let failed =
             |what| move |source| JournalError::System { what, path: path.to_owned(), source };
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(path);
-        let file = file.map_err(failed("open"))?;
-        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(
-            |(_, errno)| match errno {
-                Errno::EWOULDBLOCK => JournalError::Busy { path: path.to_owned() },
-                errno => failed("lock")(errno.into()),
-            },
-        )?;
+        let mut file = lock(open(path).map_err(failed("open"))?, path)?;
         let mut text = Vec::new();
         (&mut *file)
             .take(limits::JOURNAL_BYTES_MAX + 1)
@@ -217,24 +219,60 @@ impl Journal {
         if text.len() as u64 > limits::JOURNAL_BYTES_MAX {
             return Err(JournalError::TooLarge { path: path.to_owned() });
         }
-        let mut good = 0;
-        for (index, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
-            match parse(line) {
-                Some((id, known)) => learn(id, known),
-                None if good + line.len() == text.len() => {
-                    tracing::warn!(path = %path.display(), "The journal's last record is cut off");
-                    break;
-                }
-                None => {
-                    let path = path.to_owned();
-                    return Err(JournalError::Damaged { path, line: index + 1 });
-                }
+        let mut records = records(path, &text)?;
+        let bytes = records.iter().map(|record| record.line.len() as u64).sum();
+        let mut journal = Self { path: path.to_owned(), file, sync, bytes };
+        if bytes > limits::JOURNAL_COMPACT_BYTES {
+            let kept = newest(&records);
+            match journal.replace(&kept) {
+                Ok(()) => records = kept,
+                Err(error) => tracing::warn!(
+                    path = %path.display(), %error, "The journal could not be made shorter"
+                ),
             }
-            good += line.len();
         }
-        let mut journal = Self { path: path.to_owned(), file, sync, bytes: good as u64 };
         journal.cut().map_err(failed("repair"))?;
+        records.iter().for_each(|record| learn(record.id, record.known));
         Ok(journal)
+    }
+
+    /// Puts a file with these records in the journal's place, or leaves everything as it was.
+    fn replace(&mut self, records: &[Record<'_>]) -> io::Result<()> {
+        // Where a link leads, not the link, is replaced.
+        let path = self.path.canonicalize()?;
+        let mut beside = path.clone().into_os_string();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        let replaced = self.write_beside(records, &beside).and_then(|(file, bytes)| {
+            std::fs::rename(&beside, &path)?;
+            (self.file, self.bytes) = (file, bytes);
+            Ok(())
+        });
+        if replaced.is_err() {
+            let _ = std::fs::remove_file(&beside);
+        } else if let Some(Err(error)) = path.parent().map(|dir| File::open(dir)?.sync_all()) {
+            // Both files say the same about every migration that matters: either may survive.
+            tracing::warn!(%error, "A shortened journal's name may not be on the disk");
+        }
+        replaced
+    }
+
+    fn write_beside(
+        &self,
+        records: &[Record<'_>],
+        beside: &Path,
+    ) -> io::Result<(Flock<File>, u64)> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).open(beside)?;
+        // Locked before it has the journal's name: nobody gets in between.
+        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| io::Error::from(errno))?;
+        let lines: Vec<&[u8]> = records.iter().map(|record| record.line).collect();
+        let text = lines.concat();
+        file.write_all(&text)?;
+        file.set_permissions(self.file.metadata()?.permissions())?;
+        file.sync_all()?;
+        Ok((file, text.len() as u64))
     }
 
     /// Removes whatever lies past the last complete record.
@@ -267,6 +305,61 @@ impl Journal {
         self.bytes += line.len() as u64;
         Ok(())
     }
+}
+
+/// Opens or creates a journal.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+/// Makes a journal that was opened this process's own.
+fn lock(file: File, path: &Path) -> Result<Flock<File>, JournalError> {
+    let failed = |source| JournalError::System { what: "lock", path: path.to_owned(), source };
+    let busy = || JournalError::Busy { path: path.to_owned() };
+    let file =
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => busy(),
+            errno => failed(errno.into()),
+        })?;
+    let ours = file.metadata().map_err(failed)?;
+    let named = std::fs::metadata(path).map_err(failed)?;
+    // Another process has put a shorter one in its place meanwhile, and uses that.
+    if (ours.dev(), ours.ino()) == (named.dev(), named.ino()) { Ok(file) } else { Err(busy()) }
+}
+
+/// One line of a journal.
+#[derive(Clone, Copy, Debug)]
+struct Record<'a> {
+    id: MigrationId,
+    known: Known,
+    line: &'a [u8],
+}
+
+/// All complete records.
+fn records<'a>(path: &Path, text: &'a [u8]) -> Result<Vec<Record<'a>>, JournalError> {
+    let (mut records, mut good) = (Vec::new(), 0);
+    for (index, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        good += line.len();
+        match parse(line) {
+            Some((id, known)) => records.push(Record { id, known, line }),
+            None if good == text.len() => {
+                tracing::warn!(path = %path.display(), "The journal's last record is cut off");
+            }
+            None => {
+                return Err(JournalError::Damaged { path: path.to_owned(), line: index + 1 });
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// The last record of each of the newest migrations, in the order in which they were written.
+fn newest<'a>(records: &[Record<'a>]) -> Vec<Record<'a>> {
+    let mut seen = HashSet::new();
+    let last = records.iter().rev().filter(|record| seen.insert(record.id));
+    let mut kept: Vec<_> = last.take(limits::JOURNAL_MIGRATIONS_KEPT).copied().collect();
+    kept.reverse();
+    kept
 }
 
 fn line(id: MigrationId, known: Known) -> String {
@@ -302,7 +395,13 @@ mod tests {
             let path =
                 std::env::temp_dir().join(format!("precopy-journal-{}-{name}", std::process::id()));
             let _ = std::fs::remove_file(&path);
-            Self(path)
+            let scratch = Self(path);
+            let _ = std::fs::remove_file(scratch.beside());
+            scratch
+        }
+
+        fn beside(&self) -> PathBuf {
+            self.0.with_extension("new")
         }
 
         fn book(&self) -> FateBook {
@@ -392,6 +491,93 @@ mod tests {
         assert!(book.opened(id(1)).is_err());
         assert!(book.record(id(1), Fate::Committed).is_err());
         assert_ne!(book.answer(id(1)), Fate::Committed);
+    }
+
+    /// A journal in which every migration has two records, and one that has none but its first.
+    fn long_journal() -> (String, u128) {
+        let (mut text, mut n) = (line(id(0), Known::Opened), 0);
+        while text.len() as u64 <= limits::JOURNAL_COMPACT_BYTES {
+            n += 1;
+            let fate = if n % 2 == 0 { Known::Committed } else { Known::Never };
+            text += &line(id(n), Known::Opened);
+            text += &line(id(n), fate);
+        }
+        text += &line(id(n + 1), Known::Opened);
+        (text, n)
+    }
+
+    fn check_compacted(scratch: &Scratch, newest: u128) {
+        let kept = limits::JOURNAL_MIGRATIONS_KEPT as u128;
+        let mut book = scratch.book();
+        assert!(book.knows(id(newest + 1)));
+        assert_eq!(book.answer(id(newest)), book.answer(id(newest - 2)));
+        for n in newest - 100..=newest {
+            let fate = if n % 2 == 0 { Fate::Committed } else { Fate::NeverCommitted };
+            assert_eq!(book.answer(id(n)), fate);
+        }
+        assert_eq!(book.answer(id(newest + 2 - kept)), book.answer(id(newest - kept % 2)));
+        assert_eq!(book.answer(id(newest + 1 - kept)), Fate::Unknown, "older than what is kept");
+        assert_eq!(book.answer(id(newest + 1)), Fate::NeverCommitted, "opened, and it died");
+        // And it goes on as a journal.
+        book.record(id(newest + 9), Fate::Committed).unwrap();
+        assert!(matches!(FateBook::with_journal(&scratch.0, true), Err(JournalError::Busy { .. })));
+        drop(book);
+        let mut book = scratch.book();
+        assert_eq!(book.answer(id(newest + 9)), Fate::Committed);
+        assert_eq!(book.answer(id(newest + 1)), Fate::NeverCommitted);
+        drop(book);
+        let bytes = std::fs::metadata(&scratch.0).unwrap().len();
+        assert!(bytes < limits::JOURNAL_COMPACT_BYTES / 2, "{bytes} bytes");
+    }
+
+    #[test]
+    fn a_long_journal_is_made_shorter_with_and_without_a_torn_tail() {
+        use std::os::unix::fs::PermissionsExt;
+        let (text, newest) = long_journal();
+        for tail in ["", "precopy1 0000", "\0"] {
+            let scratch = Scratch::new("long");
+            std::fs::write(&scratch.0, format!("{text}{tail}")).unwrap();
+            std::fs::set_permissions(&scratch.0, PermissionsExt::from_mode(0o640)).unwrap();
+            check_compacted(&scratch, newest);
+            let mode = std::fs::metadata(&scratch.0).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o640);
+            assert!(!scratch.beside().exists());
+        }
+        // What a process that died meanwhile left beside it does not matter; a link stays one.
+        let (scratch, link) = (Scratch::new("long"), Scratch::new("link"));
+        std::fs::write(&scratch.0, &text).unwrap();
+        std::fs::write(scratch.beside(), "half of").unwrap();
+        std::os::unix::fs::symlink(&scratch.0, &link.0).unwrap();
+        drop(link.book());
+        assert!(std::fs::symlink_metadata(&link.0).unwrap().is_symlink());
+        check_compacted(&scratch, newest);
+    }
+
+    #[test]
+    fn a_full_disk_leaves_a_long_journal_as_it_is() {
+        let (text, newest) = long_journal();
+        let scratch = Scratch::new("full");
+        std::fs::write(&scratch.0, &text).unwrap();
+        std::os::unix::fs::symlink("/dev/full", scratch.beside()).unwrap();
+        let mut book = scratch.book();
+        assert_eq!(std::fs::read_to_string(&scratch.0).unwrap(), text);
+        assert_eq!(book.answer(id(1)), Fate::NeverCommitted);
+        assert_eq!(book.answer(id(2)), Fate::Committed);
+        drop(book);
+        assert!(std::fs::symlink_metadata(scratch.beside()).is_err(), "left behind");
+        check_compacted(&scratch, newest);
+    }
+
+    #[test]
+    fn a_journal_that_was_replaced_is_in_use() {
+        let scratch = Scratch::new("replaced");
+        let (text, _) = long_journal();
+        std::fs::write(&scratch.0, &text).unwrap();
+        // Opened before, locked after another process has put a shorter one in its place.
+        let old = open(&scratch.0).unwrap();
+        drop(scratch.book());
+        assert!(matches!(lock(old, &scratch.0), Err(JournalError::Busy { .. })));
+        lock(open(&scratch.0).unwrap(), &scratch.0).unwrap();
     }
 
     #[test]

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod bad_peers;
 mod corpus;
+mod engine_order;
 mod failure;
 mod loopback;
 mod replay;

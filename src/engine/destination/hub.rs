@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use nix::errno::Errno;
 
 use super::ToDestination;
 use crate::engine::journal::FateBook;
@@ -25,6 +26,9 @@ use crate::wire::{
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(100);
 /// Failures in a row after which a listener counts as dead.
 const ACCEPT_FAILURES_MAX: u32 = 50;
+/// Most connections that are being greeted, answered or refused. More than those that may be
+/// silent, because whoever was told no lingers for a moment.
+const GREETERS_MAX: usize = 2 * limits::PENDING_CONNECTIONS_MAX;
 /// How long a source waits for `receive` to be called again.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time for a refusal or an answer to be taken.
@@ -118,6 +122,14 @@ impl Hub {
         state.dead = Some(why);
     }
 
+    /// A connection could not be accepted: whoever is served may wait for it.
+    fn not_accepted(&self, error: &io::Error) {
+        if let Slot::Active(_, inbox) = &self.state().slot {
+            let reason = format!("Could not accept a connection: {error}");
+            let _ = inbox.try_send(ToDestination::NotAccepted(reason));
+        }
+    }
+
     /// Closes connections that have not said in time what they are.
     fn reap(&self) {
         for (since, connection) in self.state().pending.values() {
@@ -127,11 +139,20 @@ impl Hub {
         }
     }
 
-    /// Keeps a connection until it has said what it is; `None` if there are too many.
+    /// Keeps a connection until it has said what it is; `None` at the end. If there are too many,
+    /// the one that has been silent for longest goes: a source says at once what it is, so who
+    /// holds the port with idle connections does not keep it out.
     fn admit(&self, connection: &Arc<dyn Connection>) -> Option<u64> {
         let mut state = self.state();
-        if state.pending.len() >= limits::PENDING_CONNECTIONS_MAX || self.is_stopped() {
+        if self.is_stopped() {
             return None;
+        }
+        if state.pending.len() >= limits::PENDING_CONNECTIONS_MAX
+            && let Some(oldest) = state.pending.keys().min().copied()
+            && let Some((_, silent)) = state.pending.remove(&oldest)
+        {
+            tracing::warn!(peer = silent.peer(), "Too many connections that say nothing");
+            silent.shutdown();
         }
         let key = state.next;
         state.next += 1;
@@ -234,30 +255,41 @@ fn accept(hub: &Arc<Hub>, listener: &mut dyn Listener, greeters: &mut Vec<JoinHa
             Ok(None) => {}
             Ok(Some(connection)) => {
                 failures = 0;
-                greeters.extend(begin_greeting(hub, &Arc::from(connection)));
+                greeters.retain(|greeter| !greeter.is_finished());
+                if greeters.len() < GREETERS_MAX {
+                    greeters.extend(begin_greeting(hub, &Arc::from(connection)));
+                } else {
+                    tracing::warn!(peer = connection.peer(), "Too many connections at once");
+                    connection.shutdown();
+                }
             }
             Err(error) => {
-                failures += 1;
+                // Want of file descriptors or memory passes, when others give some back.
+                failures += u32::from(!is_want(&error));
                 tracing::warn!(%error, "Could not accept a connection");
                 dead =
                     error.kind() == io::ErrorKind::NotConnected || failures >= ACCEPT_FAILURES_MAX;
                 if dead {
                     hub.listener_failed(error.to_string());
                 } else {
-                    // Want of file descriptors passes, perhaps.
+                    hub.not_accepted(&error);
                     thread::sleep(ACCEPT_INTERVAL);
                 }
             }
         }
         hub.reap();
-        greeters.retain(|greeter| !greeter.is_finished());
     }
+}
+
+/// Whether the system ran out of something: accept(2).
+fn is_want(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw);
+    matches!(code, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
 }
 
 fn begin_greeting(hub: &Arc<Hub>, connection: &Arc<dyn Connection>) -> Option<JoinHandle<()>> {
     let peer = connection.peer();
     let Some(key) = hub.admit(connection) else {
-        tracing::warn!(peer, "Too many connections that say nothing: closed one more");
         connection.shutdown();
         return None;
     };

@@ -56,13 +56,15 @@ enum Stop {
     Closed(String),
     /// A frame that must not be.
     Bad(String),
+    /// This side could not do its part; the source did nothing wrong.
+    Failed(String),
     /// Nobody listens any more.
     Quit,
 }
 
 impl Intake {
-    /// Reads until the connection ends. After a bad frame, what comes is thrown away: closing at
-    /// once could destroy the refusal on its way to the source.
+    /// Reads until the connection ends. After a frame that was not taken, what comes is thrown
+    /// away: closing at once could destroy the refusal on its way to the source.
     pub(super) fn run(mut self) {
         let channel = self.channel;
         let mut body = Vec::new();
@@ -78,11 +80,19 @@ impl Intake {
             }
             Stop::Bad(reason) => {
                 self.tell(DestinationInput::BadFrame { channel, reason });
-                body.resize(64 << 10, 0);
-                while !self.shared.quits() && self.stream.read(&mut body).is_ok_and(|n| n > 0) {}
+                self.discard(body);
+            }
+            Stop::Failed(reason) => {
+                self.tell(DestinationInput::Failed { reason });
+                self.discard(body);
             }
         }
         let _ = self.inbox.send(ToDestination::Closed(channel));
+    }
+
+    fn discard(&mut self, mut body: Vec<u8>) {
+        body.resize(64 << 10, 0);
+        while !self.shared.quits() && self.stream.read(&mut body).is_ok_and(|n| n > 0) {}
     }
 
     fn tell(&self, input: DestinationInput) -> bool {
@@ -139,7 +149,8 @@ impl Intake {
     }
 
     fn write(&mut self, target: &Target, view: &PageFrameView<'_>) -> Result<(), Stop> {
-        let failed = |error| Stop::Bad(format!("could not write guest memory: {}", Chain(&error)));
+        let failed =
+            |error| Stop::Failed(format!("Could not write guest memory: {}", Chain(&error)));
         for entry in view.entries() {
             match entry.kind {
                 PageKind::Zero => {

@@ -110,7 +110,7 @@ impl Receiver {
     /// Starts to listen.
     ///
     /// # Errors
-    /// [`MigrateError::Journal`] or [`MigrateError::System`].
+    /// [`MigrateError::Journal`], or [`MigrateError::Listener`] if there is no thread for it.
     pub fn bind(
         listener: Box<dyn Listener>,
         options: DestinationOptions,
@@ -121,9 +121,9 @@ impl Receiver {
         };
         let local = listener.local();
         let hub = Arc::new(Hub::new(book));
-        let acceptor = hub::start(&hub, listener).map_err(|source| MigrateError::System {
-            what: "start the accepting thread",
-            source,
+        let acceptor = hub::start(&hub, listener).map_err(|error| MigrateError::Listener {
+            local: local.clone(),
+            why: format!("Could not start the accepting thread: {error}"),
         })?;
         Ok(Self { hub, local, acceptor: Some(acceptor), options })
     }
@@ -177,6 +177,8 @@ enum ToDestination {
     /// A connection is at its end; nothing more comes on it.
     Closed(ChannelId),
     ListenerFailed(String),
+    /// A connection that somebody opened could not be accepted. It may be a channel.
+    NotAccepted(String),
     /// Somebody cancelled: look at the token.
     Wake,
 }

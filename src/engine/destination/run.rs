@@ -78,9 +78,10 @@ pub(super) fn receive(
     let peer = incoming.connection.peer();
     let id = hello.migration_id;
     sink.event(&EngineEvent::Incoming { migration_id: id, peer: peer.clone() });
-    let stream = incoming.connection.writer().map_err(|source| MigrateError::System {
-        what: "write to a source that has just come",
-        source,
+    let stream = incoming.connection.writer().map_err(|error| {
+        let mut report = DestinationReport::new(id, peer.clone());
+        report.failure = Some(format!("Could not write to the source that came: {error}"));
+        MigrateError::NotTakenOver { report: Box::new(report) }
     })?;
     thread::scope(|scope| {
         let mut run = Run {
@@ -227,11 +228,20 @@ impl Run<'_, '_, '_> {
                 self.tell(DestinationInput::Query);
             }
             ToDestination::Session(input) => self.tell(input),
+            // Who attaches may wait for ever for a channel that the system does not give.
+            ToDestination::NotAccepted(reason)
+                if self.session.phase() == DestinationPhase::Attaching =>
+            {
+                self.tell(DestinationInput::Failed { reason });
+            }
             ToDestination::Closed(channel) => {
                 self.control_closed |= channel == ChannelId::CONTROL;
             }
             // A second source is refused elsewhere; a dead listener matters to the next one.
-            ToDestination::Hello(..) | ToDestination::ListenerFailed(_) | ToDestination::Wake => {}
+            ToDestination::Hello(..)
+            | ToDestination::ListenerFailed(_)
+            | ToDestination::NotAccepted(_)
+            | ToDestination::Wake => {}
         }
     }
 

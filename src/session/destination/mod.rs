@@ -104,7 +104,7 @@ pub enum DestinationInput {
         /// Why, in words.
         reason: String,
     },
-    /// A frame was damaged, or broke a rule, or a page could not be written.
+    /// A frame was damaged or broke a rule. (A page that could not be written is `Failed`.)
     BadFrame {
         /// Which channel brought it.
         channel: ChannelId,
