@@ -34,8 +34,8 @@ impl Source {
         if let Some(free) = system::available_bytes().filter(|free| *free < populated) {
             let (populated, free) = (show::bytes(populated), show::bytes(free));
             anyhow::bail!(
-                "The guest would occupy {populated} and {free} are free; choose a smaller --memory, \
-                 or less of it with --fill and --hot-set"
+                "The guest would occupy {populated} and {free} are free; choose a smaller \
+                 --memory, or less of it with --fill and --hot-set"
             );
         }
         let memory = MappedMemory::new(plan.table.clone(), plan.map)

@@ -109,9 +109,9 @@ fn harvest_time(quick: bool) -> anyhow::Result<Value> {
     let (bytes, repetitions) = if quick { (1u64 << 30, 3) } else { (4u64 << 30, 5) };
     rig::need(bytes * 5 / 4)?;
     println!(
-        "\nTime of one harvest over {}, all populated, pages dirtied one by one and evenly spread; \
-         medians of {repetitions}, in ms. Each row begins with whole huge pages, and ends with them \
-         split",
+        "\nTime of one harvest over {}, all populated, pages dirtied one by one and evenly \
+         spread; medians of {repetitions}, in ms. Each row begins with whole huge pages, and ends \
+         with them split",
         show::bytes(bytes)
     );
     let plan = rig::guest(bytes, "vcpus=1,pattern=idle,filling=zero")?;
