@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Copying between live guest memory and private buffers, word by word.
+//! Copying between live guest memory and private buffers.
 //!
-//! Guest memory is a slice of relaxed atomic words. On the machines that matter such a load or
-//! store is an ordinary move, and eight of them unrolled keep up with memory, so nothing is gained
-//! by `memcpy`, whose behaviour on memory that others write is undefined.
+//! Guest memory is a slice of relaxed atomic words. Long copies are the processor's own string
+//! move where there is one (x86-64: `rep movsb`, which does not read the lines that it overwrites;
+//! twice as fast as a loop of moves on memory that is in no cache), and a loop over words
+//! elsewhere. Neither is `memcpy`, whose behaviour on memory that others write is undefined: to
+//! the compiler the string move is opaque, and to the processor it is a row of plain loads and
+//! stores. It may tear a word that the guest writes at that moment. That is harmless: the write
+//! is recorded, and the page is sent again.
+#![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,16 +16,26 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 const WORD: usize = size_of::<u64>();
 /// Words that one unrolled step moves: a cache line.
 const LINE_WORDS: usize = 8;
+/// From this length on the string move is faster than the loop.
+#[cfg(target_arch = "x86_64")]
+const STRING_MOVE_BYTES: usize = 1024;
 /// Words that [`is_zero`] gathers before it looks: long enough to be cheap, short enough to stop
 /// early in a page that is not zero.
 const LOOK_WORDS: usize = 32;
 
-/// Copies words into a private buffer; each word is read once.
+/// Copies words into a private buffer; each byte is read once.
 ///
 /// # Panics
 /// If `into` is not exactly as long as `words`.
 pub fn copy_from_words(words: &[AtomicU64], into: &mut [u8]) {
     assert_eq!(words.len() * WORD, into.len(), "buffer length");
+    #[cfg(target_arch = "x86_64")]
+    if into.len() >= STRING_MOVE_BYTES {
+        // SAFETY: both ranges are valid for so many bytes and lie in different allocations: one
+        // is borrowed exclusively. Atomics may be read while others write them.
+        unsafe { string_move(words.as_ptr().cast(), into.as_mut_ptr(), into.len()) };
+        return;
+    }
     let (lines, rest) = words.as_chunks::<LINE_WORDS>();
     let (out, out_rest) = into.as_chunks_mut::<{ LINE_WORDS * WORD }>();
     for (line, out) in lines.iter().zip(out) {
@@ -34,12 +49,20 @@ pub fn copy_from_words(words: &[AtomicU64], into: &mut [u8]) {
     }
 }
 
-/// Copies a private buffer into words; each word is written once.
+/// Copies a private buffer into words; each byte is written once.
 ///
 /// # Panics
 /// If `bytes` is not exactly as long as `words`.
 pub fn copy_to_words(words: &[AtomicU64], bytes: &[u8]) {
     assert_eq!(words.len() * WORD, bytes.len(), "buffer length");
+    #[cfg(target_arch = "x86_64")]
+    if bytes.len() >= STRING_MOVE_BYTES {
+        let to = words.as_ptr().cast_mut().cast();
+        // SAFETY: both ranges are valid for so many bytes and do not overlap (private buffers are
+        // never guest memory). Atomics may be written through a shared reference.
+        unsafe { string_move(bytes.as_ptr(), to, bytes.len()) };
+        return;
+    }
     let (lines, rest) = words.as_chunks::<LINE_WORDS>();
     let (from, from_rest) = bytes.as_chunks::<{ LINE_WORDS * WORD }>();
     for (line, from) in lines.iter().zip(from) {
@@ -50,6 +73,25 @@ pub fn copy_to_words(words: &[AtomicU64], bytes: &[u8]) {
     }
     for (word, from) in rest.iter().zip(from_rest.as_chunks::<WORD>().0) {
         word.store(u64::from_ne_bytes(*from), Relaxed);
+    }
+}
+
+/// Copies `count` bytes with the processor's string move.
+///
+/// # Safety
+/// Both ranges must be valid for `count` bytes, and must not overlap.
+#[cfg(target_arch = "x86_64")]
+unsafe fn string_move(from: *const u8, to: *mut u8, count: usize) {
+    // SAFETY: `rep movsb` copies rcx bytes from rsi to rdi, which the caller vouches for; the
+    // direction flag is clear in every function, and no other register or flag changes.
+    unsafe {
+        std::arch::asm!(
+            "rep movsb",
+            inout("rcx") count => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags)
+        );
     }
 }
 

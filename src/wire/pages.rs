@@ -158,6 +158,11 @@ impl PageFrameBuilder {
         Ok(&mut self.bodies[self.used..][..run.bytes(self.page_size)])
     }
 
+    /// Only the first `pages` of the reserved pages were copied; the rest is given up.
+    pub fn keep(&mut self, pages: u64) {
+        self.reserved = self.reserved.map(|run| run.split_at(pages).0);
+    }
+
     /// Takes the pages that were copied to the reserved place into the frame: zero pages lose
     /// their bytes, others go as `encoder` makes them, or stay where they are.
     pub fn classify(&mut self, mut encoder: Option<&mut (dyn PageEncoder + '_)>) {

@@ -12,7 +12,7 @@ use super::ToSource;
 use crate::encode::PageEncoder;
 use crate::memory::{MemoryError, PageReader};
 use crate::session::Batch;
-use crate::units::{ChannelId, PageRun};
+use crate::units::{ChannelId, PageRun, PageSize};
 use crate::wire::{
     FrameCounter, FrameOrder, Message, PageFrameBuilder, ReadFrameError, RoundCounts, WireError,
     decode_message, encode_message, read_frame,
@@ -61,6 +61,7 @@ pub(super) struct LaneWriter {
     pub(super) channel: ChannelId,
     pub(super) stream: Box<dyn Write + Send>,
     pub(super) builder: PageFrameBuilder,
+    pub(super) page_size: PageSize,
     pub(super) encoder: Option<Box<dyn PageEncoder>>,
     pub(super) memory: Arc<dyn PageReader>,
     pub(super) inbox: Sender<ToSource>,
@@ -158,24 +159,30 @@ impl LaneWriter {
         self.inbox.send(sent).map_err(|_| Broken::Quit)
     }
 
-    /// Adds the first pages of `run`, as far as they are all zero or all not.
+    /// Adds the first pages of `run`, as far as they are all zero or all not. Each page is copied
+    /// right after the look at it, while what was looked at is in the cache.
     fn add(&mut self, run: PageRun) -> Result<PageRun, Broken> {
         let memory = &*self.memory;
-        let zero = memory.is_zero(run.start())?;
-        let mut pages = 1;
-        for page in run.iter().skip(1) {
-            if memory.is_zero(page)? != zero {
+        let (first, mut pages) = (run.start(), 0);
+        if memory.is_zero(first)? {
+            while pages < run.pages() && memory.is_zero(first + pages)? {
+                pages += 1;
+            }
+            let (piece, _) = run.split_at(pages);
+            self.builder.push_zero(piece)?;
+            return Ok(piece);
+        }
+        let into = self.builder.reserve_raw(run)?;
+        for into in into.chunks_exact_mut(self.page_size.bytes()) {
+            if pages > 0 && memory.is_zero(first + pages)? {
                 break;
             }
+            memory.read_run(PageRun::new(first + pages, 1), into)?;
             pages += 1;
         }
         let (piece, _) = run.split_at(pages);
-        if zero {
-            self.builder.push_zero(piece)?;
-        } else {
-            memory.read_run(piece, self.builder.reserve_raw(piece)?)?;
-            self.builder.classify(self.encoder.as_deref_mut().map(|e| e as &mut dyn PageEncoder));
-        }
+        self.builder.keep(pages);
+        self.builder.classify(self.encoder.as_deref_mut().map(|e| e as &mut dyn PageEncoder));
         Ok(piece)
     }
 

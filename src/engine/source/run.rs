@@ -189,6 +189,7 @@ impl Run<'_, '_, '_, '_> {
         let writer = LaneWriter {
             channel,
             stream: connection.writer()?,
+            page_size: self.parts.regions.page_size(),
             builder: PageFrameBuilder::new(self.parts.regions.page_size())
                 .map_err(io::Error::other)?,
             encoder: None,
