@@ -25,10 +25,14 @@ mod clock;
 mod config;
 mod content;
 mod mapped;
+pub mod net;
 mod pattern;
 mod ram;
 mod shared;
+pub mod site;
+pub mod sla;
 mod state;
+pub mod users;
 mod vcpu;
 mod vm;
 

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The Web 2.0 guest: a social-events site that lives in guest memory.
+
+mod action;
+
+pub use action::{Action, LINKS_MAX, Request, RequestKind, Response, chain};
