@@ -87,7 +87,7 @@ impl FakeGuest {
             let Some((number, frame)) = port.receive() else { break };
             if number == self.received + 1 {
                 self.received = number;
-                self.take(frame);
+                self.take(&frame);
             } else {
                 self.fault(format!("frame {number} came after {}", self.received));
             }
@@ -137,7 +137,7 @@ impl FakeGuest {
         self.transmit.push_back(frame);
     }
 
-    fn take(&mut self, frame: Frame) {
+    fn take(&mut self, frame: &Frame) {
         let conn = frame.conn;
         match frame.kind {
             FrameKind::Open => {

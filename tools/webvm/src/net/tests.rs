@@ -60,8 +60,8 @@ fn attach(switch: &Switch, guest: &FakeGuest, kind: Kind) -> Box<dyn GuestPort> 
 }
 
 fn switch(change: impl FnOnce(&mut SwitchOptions)) -> Switch {
-    let mut options = SwitchOptions::default();
-    options.uplinks = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let any = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let mut options = SwitchOptions { uplinks: any, ..SwitchOptions::default() };
     change(&mut options);
     Switch::start(options).unwrap()
 }
@@ -349,8 +349,7 @@ fn a_port_that_breaks_the_numbering_is_closed() {
 
 #[test]
 fn options_out_of_range_are_named() {
-    let mut options = SwitchOptions::default();
-    options.window_bytes = 5 << 20;
+    let options = SwitchOptions { window_bytes: 5 << 20, ..SwitchOptions::default() };
     let error = Switch::start(options).unwrap_err().to_string();
     assert_eq!(error, "Switch option window_bytes is 5242880; it must be 1 to 4194304");
 }
