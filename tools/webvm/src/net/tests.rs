@@ -9,7 +9,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use precopy::engine::CancelToken;
 use precopy::sim::Rng;
+use precopy::units::Tick;
 
 use super::fake::{FakeGuest, chain};
 use super::*;
@@ -352,4 +354,32 @@ fn options_out_of_range_are_named() {
     let options = SwitchOptions { window_bytes: 5 << 20, ..SwitchOptions::default() };
     let error = Switch::start(options).unwrap_err().to_string();
     assert_eq!(error, "Switch option window_bytes is 5242880; it must be 1 to 4194304");
+}
+
+#[test]
+fn the_prober_sees_a_pause_and_every_probe_is_answered() {
+    let switch = switch(|_| {});
+    let guest = FakeGuest::default();
+    let host = Host::run(guest.clone(), attach(&switch, &guest, Kind::Uplink));
+    let options = ProberOptions::new(switch.client_address());
+    let (origin, cancel) = (Instant::now(), CancelToken::new());
+    let prober = Prober::start(options, origin, &cancel).unwrap();
+    thread::sleep(Duration::from_millis(200));
+    let paused = Instant::now();
+    let (guest, _) = host.pause();
+    thread::sleep(Duration::from_millis(300));
+    let resumed = Instant::now();
+    let host = Host::run(guest.clone(), attach(&switch, &guest, Kind::Inside));
+    thread::sleep(Duration::from_millis(200));
+    let log = prober.finish().unwrap();
+    let (guest, _) = host.pause();
+    assert_eq!(guest.faults(), [] as [&str; 0]);
+    assert_eq!((log.failed, log.unanswered()), (0, 0));
+    assert_eq!(guest.probes(), log.probes.len() as u64);
+    let gap = log.longest_gap(Tick::ZERO, Tick::from_nanos(u64::MAX)).unwrap();
+    // Both ends of the pause lie in the gap, whatever else the machine does.
+    let tick = |at: Instant| Tick::ZERO + (at - origin);
+    assert!(gap.from <= tick(resumed) && gap.to >= tick(resumed), "{gap:?}");
+    assert!(gap.downtime + Duration::from_millis(20) >= resumed - paused, "{gap:?}");
+    assert!(log.connections > 1);
 }
