@@ -330,13 +330,6 @@ impl ResponseReader {
             let before = self.head.len();
             let take = input.len().min(HEAD_BYTES_MAX - before);
             self.head.extend_from_slice(&input[..take]);
-            // A head ends at a blank line: no need to parse before there is one.
-            let from = before.saturating_sub(3);
-            let ended = self.head[from..].windows(4).any(|window| window == b"\r\n\r\n");
-            if !ended && self.head.len() < HEAD_BYTES_MAX && !self.head.ends_with(b"\n\n") {
-                *input = &input[take..];
-                return Ok(None);
-            }
             let Some((response, length)) = parse_response_head(&self.head)? else {
                 *input = &input[take..];
                 return Ok(None);
