@@ -76,15 +76,30 @@ impl Exchange {
         Ok(true)
     }
 
-    /// Reads what has come.
+    /// Reads what has come into [`input`](Self::input).
     pub(super) fn fill(&mut self, scratch: &mut Scratch) -> io::Result<Filled> {
+        let mut input = std::mem::take(&mut self.input);
+        let filled = self.take(scratch, |bytes| {
+            input.extend_from_slice(bytes);
+            Ok(())
+        });
+        self.input = input;
+        filled
+    }
+
+    /// Reads what has come and hands it on; what `sink` does not accept ends the reading.
+    pub(super) fn take(
+        &mut self,
+        scratch: &mut Scratch,
+        mut sink: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<Filled> {
         if !self.connected {
             return Ok(Filled::All);
         }
         for _ in 0..READS_MAX {
             match self.stream.read(&mut scratch.0) {
                 Ok(0) => return Ok(Filled::End),
-                Ok(bytes) => self.input.extend_from_slice(&scratch.0[..bytes]),
+                Ok(bytes) => sink(&scratch.0[..bytes])?,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Filled::All),
                 Err(error) => return Err(error),

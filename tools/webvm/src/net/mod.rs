@@ -12,6 +12,7 @@
 //! says how far the guest's memory has come. So nothing is lost and nothing doubled, whatever
 //! was on its way to or from the old host, and whether that host still lives.
 
+mod clients;
 mod exchange;
 pub mod fake;
 mod files;
@@ -28,6 +29,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub use clients::{ClientsError, ClientsLog, ClientsOptions, ClientsProgress, LiveClients};
 pub use files::{FileLimitError, reserve_files};
 pub use frame::{FRAME_BYTES_MAX, Frame, FrameKind};
 pub use inprocess::InProcessPort;
