@@ -21,6 +21,7 @@ mod inprocess;
 mod link;
 mod port;
 mod prober;
+pub mod rig;
 mod switch;
 mod timer;
 mod uplink;
