@@ -263,7 +263,8 @@ fn contrast(report: &Report, files: &mut Vec<File>) -> io::Result<()> {
     if report.contrast.is_empty() {
         return Ok(());
     }
-    let quantities = ["busy workers", "dirtied in 3 s (MB)", "total (s)", "downtime (s)", "p99 (s)"];
+    let quantities =
+        ["busy workers", "dirtied in 3 s (MB)", "total (s)", "downtime (s)", "p99 (s)"];
     let rows = report.contrast.iter().map(|arm| {
         let busy = arm.busy_workers.clone();
         let dirtied = arm.dirtied_3s_mb.clone();

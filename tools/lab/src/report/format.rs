@@ -58,7 +58,11 @@ pub(super) fn count(value: u64) -> String {
 /// A share as whole percent, with a digit more below ten.
 pub(super) fn percent(share: f64) -> String {
     let percent = share * 100.0;
-    if percent.abs() < 9.95 { format!("{percent:.1} %") } else { format!("{} %", sig(percent.round())) }
+    if percent.abs() < 9.95 {
+        format!("{percent:.1} %")
+    } else {
+        format!("{} %", sig(percent.round()))
+    }
 }
 
 /// Seconds as the paper prints them: two decimals.

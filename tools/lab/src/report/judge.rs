@@ -144,12 +144,7 @@ fn ours(quantity: Quantity, values: &Spread) -> String {
         return with_unit(quantity, median);
     }
     let scale = |value: f64| if quantity.unit() == "%" { value * 100.0 } else { value };
-    format!(
-        "{} ({} to {})",
-        with_unit(quantity, median),
-        sig(scale(min)),
-        sig(scale(max))
-    )
+    format!("{} ({} to {})", with_unit(quantity, median), sig(scale(min)), sig(scale(max)))
 }
 
 /// Every quantity that a report's sections give, and those given by hand, which win.
@@ -207,10 +202,7 @@ impl Found {
         self.put(Quantity::PeakAfterResumeS, each(|run| run.peak_after_resume_s));
         self.put(Quantity::RecoveryS, each(|run| run.recovery_s));
         self.put(Quantity::Dropped, each(|run| run.dropped as f64));
-        self.put(
-            Quantity::Slowdown,
-            each(|run| run.response_during_s / run.response_before_s),
-        );
+        self.put(Quantity::Slowdown, each(|run| run.response_during_s / run.response_before_s));
     }
 
     fn fig3(&mut self, report: &Report) {

@@ -158,13 +158,22 @@ mod tests {
         assert_eq!(labels(&Axis::linear(0.0, 0.13, 3, "")), ["0.00", "0.05", "0.10", "0.15"]);
         assert_eq!(labels(&Axis::exact(283.0, 361.0, 5, "")), ["300", "320", "340", "360"]);
         assert_eq!(labels(&Axis::linear(0.0, 2400.0, 3, "")), ["0", "1,000", "2,000", "3,000"]);
-        assert_eq!(labels(&Axis::log(0.012, 3.1, "")), ["0.01", "0.03", "0.1", "0.3", "1", "3", "10"]);
+        assert_eq!(
+            labels(&Axis::log(0.012, 3.1, "")),
+            ["0.01", "0.03", "0.1", "0.3", "1", "3", "10"]
+        );
     }
 
     #[test]
     fn odd_ranges_have_axes_too() {
-        for (low, high) in [(0.0, 0.0), (5.0, 5.0), (f64::NAN, 1.0), (3.0, f64::INFINITY), (2.0, 1.0)] {
-            for axis in [Axis::linear(low, high, 5, ""), Axis::log(low, high, ""), Axis::exact(low, high, 5, "")] {
+        for (low, high) in
+            [(0.0, 0.0), (5.0, 5.0), (f64::NAN, 1.0), (3.0, f64::INFINITY), (2.0, 1.0)]
+        {
+            for axis in [
+                Axis::linear(low, high, 5, ""),
+                Axis::log(low, high, ""),
+                Axis::exact(low, high, 5, ""),
+            ] {
                 let (from, to) = axis.range();
                 assert!(from.is_finite() && to.is_finite() && from < to, "{low} {high} {axis:?}");
             }

@@ -192,9 +192,8 @@ impl Plot {
     }
 
     fn legend(&self) -> Vec<(Node, String)> {
-        let swatch = || {
-            el("svg").class("swatch").with("viewBox", "0 0 26 14").with("aria-hidden", "true")
-        };
+        let swatch =
+            || el("svg").class("swatch").with("viewBox", "0 0 26 14").with("aria-hidden", "true");
         let line = |series: usize, dashed: bool| {
             let class = format!("line s{series}{}", if dashed { " dashed" } else { "" });
             el("path").class(class).with("d", "M1 7H25")
@@ -285,9 +284,9 @@ fn place_flags<'a>(frame: &Frame<'a>) -> Vec<FlagPlace<'a>> {
 fn draw_flag(frame: &Frame<'_>, flag: &FlagPlace<'_>) -> Node {
     let baseline = 12.0 + flag.lane as f64 * LANE;
     let line = format!("M{} {}V{}", coordinate(flag.x), baseline - 9.0, coordinate(frame.bottom));
-    el("g")
-        .child(el("path").class("flag").with("d", line))
-        .child(text_el("text", flag.label).class("flag-label").at("x", flag.text_x).at("y", baseline))
+    el("g").child(el("path").class("flag").with("d", line)).child(
+        text_el("text", flag.label).class("flag-label").at("x", flag.text_x).at("y", baseline),
+    )
 }
 
 fn axes(frame: &Frame<'_>) -> Node {
@@ -296,7 +295,10 @@ fn axes(frame: &Frame<'_>) -> Node {
         let y = frame.y(*value);
         let line = format!("M{} {}H{}", frame.left, coordinate(y), coordinate(frame.right));
         group = group.child(el("path").class("grid").with("d", line)).child(
-            text_el("text", label.as_str()).class("tick end").at("x", frame.left - 8.0).at("y", y + 4.0),
+            text_el("text", label.as_str())
+                .class("tick end")
+                .at("x", frame.left - 8.0)
+                .at("y", y + 4.0),
         );
     }
     let mut free_from = f64::NEG_INFINITY;

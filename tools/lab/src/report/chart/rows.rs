@@ -106,7 +106,8 @@ impl Rows {
         group = group.child(el("path").class("grid").with("d", line));
         let first = middle - 4.5 * (row.values.len() as f64 - 1.0);
         for (at, spread) in row.values.iter().enumerate() {
-            let (Some(median), Some(min), Some(max)) = (spread.median(), spread.min(), spread.max())
+            let (Some(median), Some(min), Some(max)) =
+                (spread.median(), spread.min(), spread.max())
             else {
                 continue;
             };
@@ -114,7 +115,8 @@ impl Rows {
             let series = at % Mark::ALL.len() + 1;
             let mark = Mark::ALL[at % Mark::ALL.len()];
             let name = self.series.get(at).map_or("", String::as_str);
-            let told = format!("{}, {name}: {} ({} to {})", row.label, sig(median), sig(min), sig(max));
+            let told =
+                format!("{}, {name}: {} ({} to {})", row.label, sig(median), sig(min), sig(max));
             let bar = format!("M{} {}H{}", coordinate(x(min)), coordinate(y), coordinate(x(max)));
             group = group.child(
                 el("g")

@@ -31,9 +31,9 @@ pub(in super::super) fn draw(id: &str, rounds: &[Round], axis: &Axis) -> Chart {
     let x = |value: f64| LEFT + axis.share(value) * (WIDTH - RIGHT - LEFT);
     svg = svg.children(rounds.iter().map(|round| cell(round, x(round.begin_s), x(round.end_s))));
     let bottom = TOP + 3.0 * ROW + 4.0;
-    let mut axes = el("g").class("axes").child(
-        el("path").class("axis").with("d", format!("M{LEFT} {bottom}H{}", WIDTH - RIGHT)),
-    );
+    let mut axes = el("g")
+        .class("axes")
+        .child(el("path").class("axis").with("d", format!("M{LEFT} {bottom}H{}", WIDTH - RIGHT)));
     for (value, label) in axis.ticks() {
         let tick = format!("M{} {bottom}v5", coordinate(x(*value)));
         let text = text_el("text", label.as_str()).class("tick middle");
@@ -58,8 +58,7 @@ fn cell(round: &Round, from: f64, to: f64) -> Node {
     );
     let kind = if round.paused { "round paused" } else { "round" };
     let area = el("rect").class(kind).at("x", from).at("y", TOP).at("width", width);
-    let mut group =
-        el("g").child(text_el("title", told)).child(area.at("height", ROW * 3.0));
+    let mut group = el("g").child(text_el("title", told)).child(area.at("height", ROW * 3.0));
     let pages = if round.pages >= 10_000 {
         format!("{}k", sig((round.pages as f64 / 1000.0).round()))
     } else {

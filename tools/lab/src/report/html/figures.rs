@@ -166,7 +166,11 @@ fn runs_table(fig2: &Fig2) -> Node {
             number(run.rounds.to_string()),
             number(sig(run.sent_mb)),
             number(format!("{} at {} s", sig(run.peak_s), sig(run.peak_after_resume_s))),
-            number(format!("{} \u{2192} {}", sig(run.response_before_s), sig(run.response_during_s))),
+            number(format!(
+                "{} \u{2192} {}",
+                sig(run.response_before_s),
+                sig(run.response_during_s)
+            )),
         ]
     });
     let header = [
@@ -279,7 +283,11 @@ fn panel_chart(fig3: &Fig3, panel: &Fig3Panel, at: usize) -> Chart {
     for (name, series, dashed, curve) in [("p99", 2, false, &p99), ("p90", 1, true, &p90)] {
         let band = curve::thin_band(curve, 300);
         plot = plot
-            .with(Item::Band { name: format!("{name}, least to greatest run"), series, points: band })
+            .with(Item::Band {
+                name: format!("{name}, least to greatest run"),
+                series,
+                points: band,
+            })
             .with(Item::Line {
                 name: format!("{name}, mean of runs"),
                 series,
@@ -288,9 +296,6 @@ fn panel_chart(fig3: &Fig3, panel: &Fig3Panel, at: usize) -> Chart {
                 points: thin_line(&curve::means(curve), 800),
             });
     }
-    plot.with(Item::Limit {
-        y: paper::limit_s(Action::HomePage),
-        label: "limit 1 s".to_owned(),
-    })
-    .draw()
+    plot.with(Item::Limit { y: paper::limit_s(Action::HomePage), label: "limit 1 s".to_owned() })
+        .draw()
 }

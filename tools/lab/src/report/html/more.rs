@@ -125,9 +125,10 @@ fn sensitivity_chart(
         });
         points.collect::<Vec<_>>()
     };
-    let line = swept.points.iter().filter_map(|point| {
-        Some(Point::new(point.value, value(point).median()?))
-    });
+    let line = swept
+        .points
+        .iter()
+        .filter_map(|point| Some(Point::new(point.value, value(point).median()?)));
     let x_title = format!("{} ({})", swept.parameter, swept.unit);
     let title = format!("{name} against {}", swept.parameter);
     let plot = Plot::new(
@@ -169,12 +170,15 @@ pub(super) fn policies(page: &mut Page, report: &Report) {
     };
     let spreads: Vec<Spread> = policies.iter().flat_map(|policy| downtimes(policy)).collect();
     let drawn = policies.iter();
-    let drawn = drawn.map(|policy| RangeRow { label: policy.name.clone(), values: downtimes(policy) });
+    let drawn =
+        drawn.map(|policy| RangeRow { label: policy.name.clone(), values: downtimes(policy) });
     let chart = Rows {
         id: "policies-downtime".to_owned(),
         title: "Downtime of each policy, three ways".to_owned(),
         axis: log_axis(spreads.iter(), "downtime (s)"),
-        series: ["prober", "longest gap without a completion", "engine"].map(str::to_owned).to_vec(),
+        series: ["prober", "longest gap without a completion", "engine"]
+            .map(str::to_owned)
+            .to_vec(),
         rows: drawn.collect(),
         reference: Some((0.05, "aim 50 ms".to_owned())),
     };
@@ -399,7 +403,8 @@ pub(super) fn predictions(page: &mut Page, report: &Report) {
     );
     let rows = cases.iter().map(|case| {
         let estimate = |e: Estimate| {
-            let text = format!("{} ({}\u{2026}{})", sig(e.predicted_s), sig(e.low_s), sig(e.high_s));
+            let text =
+                format!("{} ({}\u{2026}{})", sig(e.predicted_s), sig(e.low_s), sig(e.high_s));
             let error = e.error().map_or_else(|| NONE.to_owned(), percent);
             [number(text), number(sig(e.measured_s)), number(error)]
         };
@@ -433,9 +438,9 @@ pub(super) fn predictions(page: &mut Page, report: &Report) {
             "Predicted (s) against measured (s), logarithmic, with the interval of the \
              prediction. On the line: exact.",
         ),
-        el("details").child(super::super::markup::text_el("summary", "Cases as a table")).child(
-            table(&header, rows),
-        ),
+        el("details")
+            .child(super::super::markup::text_el("summary", "Cases as a table"))
+            .child(table(&header, rows)),
     ];
     page.section("predictions", "Prediction beside what came", inside);
 }
@@ -459,8 +464,12 @@ fn prediction_chart(
     let (from, to) = axis("").range();
     let points = cases.iter().map(|case| {
         let e = pick(case);
-        let told =
-            format!("{}: predicted {} s, measured {} s", case.name, sig(e.predicted_s), sig(e.measured_s));
+        let told = format!(
+            "{}: predicted {} s, measured {} s",
+            case.name,
+            sig(e.predicted_s),
+            sig(e.measured_s)
+        );
         (Point::new(e.measured_s, e.predicted_s), [e.low_s, e.high_s], told)
     });
     let title = format!("Predicted {name} against measured {name}");

@@ -23,17 +23,15 @@ impl Page {
         inside: impl IntoIterator<Item = Node>,
     ) {
         self.contents.push((anchor, title));
-        self.sections.push(
-            el("section").with("id", anchor).child(text_el("h2", title)).children(inside),
-        );
+        self.sections
+            .push(el("section").with("id", anchor).child(text_el("h2", title)).children(inside));
     }
 
     /// A figure: a chart, its legend, its caption.
     pub(super) fn figure(&mut self, chart: Chart, caption: impl Into<String>) -> Node {
         self.charts.push(chart.id.clone());
-        let mut figure = el("figure")
-            .child(legend(&chart))
-            .child(el("div").class("scroll").child(chart.svg));
+        let mut figure =
+            el("figure").child(legend(&chart)).child(el("div").class("scroll").child(chart.svg));
         let caption = caption.into();
         if !caption.is_empty() {
             figure = figure.child(text_el("figcaption", caption));
@@ -51,7 +49,9 @@ impl Page {
                 names = legend(&chart);
             }
             grid = grid.child(
-                el("div").child(text_el("h4", title)).child(el("div").class("scroll").child(chart.svg)),
+                el("div")
+                    .child(text_el("h4", title))
+                    .child(el("div").class("scroll").child(chart.svg)),
             );
         }
         el("figure").child(names).child(grid).child(text_el("figcaption", caption))
@@ -78,11 +78,12 @@ pub(super) fn p(text: impl Into<String>) -> Node {
 
 /// A table: header, rows of cells. Scrolls by itself on a narrow screen.
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<Node>>) -> Node {
-    let head = el("tr").children(header.iter().map(|name| text_el("th", *name).with("scope", "col")));
+    let head =
+        el("tr").children(header.iter().map(|name| text_el("th", *name).with("scope", "col")));
     let body = rows.into_iter().map(|cells| el("tr").children(cells));
-    el("div").class("scroll").child(
-        el("table").child(el("thead").child(head)).child(el("tbody").children(body)),
-    )
+    el("div")
+        .class("scroll")
+        .child(el("table").child(el("thead").child(head)).child(el("tbody").children(body)))
 }
 
 /// A cell of text.

@@ -52,9 +52,9 @@ pub(super) fn claims(page: &mut Page, claims: &[Judged]) {
 }
 
 pub(super) fn table1(page: &mut Page) {
-    let rows = Action::ALL.into_iter().map(|action| {
-        vec![head(action.name()), number(sig(paper::limit_s(action)))]
-    });
+    let rows = Action::ALL
+        .into_iter()
+        .map(|action| vec![head(action.name()), number(sig(paper::limit_s(action)))]);
     let inside = [
         p("The 90th and the 99th percentile of the response times in any 5-minute window of \
            steady state must not exceed these (paper, Table 1)."),
@@ -226,7 +226,8 @@ fn capacity_chart(
     let high = all().filter(|y| y.is_finite()).fold(100.0, f64::max);
     let title = format!("{which} percentile of each action over its limit, against users");
     let y = Axis::log(low, high * 1.2, "percentile / limit (%)");
-    let mut plot = Plot::new(id, &title, Axis::at(&users, "concurrent users"), y).size(WIDTH, 300.0);
+    let mut plot =
+        Plot::new(id, &title, Axis::at(&users, "concurrent users"), y).size(WIDTH, 300.0);
     for (action, points) in curves {
         let at = action.index();
         plot = plot.with(Item::Line {
