@@ -8,7 +8,9 @@ mod demand;
 mod entries;
 pub mod http;
 mod layout;
+pub mod live;
 mod memory;
+mod receive;
 mod records;
 mod requests;
 mod ring;
@@ -28,6 +30,8 @@ pub use config::{
 };
 pub use layout::{Initial, Layout};
 pub use memory::{Content, LiveMemory, ModelMemory, SiteMemory};
+pub use live::{LiveClock, LiveSite};
+pub use receive::{Incoming, PROBE};
 pub use requests::Refused;
 pub use ring::{OutKind, Outgoing};
 pub use software::{Counters, KEEP_ALIVE, Site};

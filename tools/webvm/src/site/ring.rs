@@ -120,6 +120,9 @@ impl Site {
     /// Puts answers into the transmit ring, oldest first, as long as there is room.
     pub(super) fn send_answers(&mut self, memory: &mut (impl SiteMemory + ?Sized)) {
         while let Some((&since, &worker)) = self.sending.first_key_value() {
+            if !self.has_room() {
+                return;
+            }
             if !self.send_answer(worker, memory) {
                 return self.store_worker(worker as usize, memory);
             }
@@ -128,7 +131,7 @@ impl Site {
         }
     }
 
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         // Closing a connection must always find a slot.
         self.ring.transmitted - self.ring.acknowledged < SLOTS as u64 - 8
     }

@@ -77,8 +77,9 @@ impl Site {
         let demand = Demand::draw(&self.config, &request);
         let total = demand.writes.total();
         let chunks = total.div_ceil(CHUNK_WRITES).max(CHUNKS_MIN);
+        let upload_crc = self.connections[slot as usize].crc;
         let entry = &mut self.workers[worker as usize];
-        entry.doing = Doing::Running;
+        (entry.doing, entry.upload_crc) = (Doing::Running, upload_crc);
         (entry.connection, entry.request, entry.demand) = (slot, request, demand);
         (entry.since, entry.at, entry.cpu_s) = (since, self.now, demand.cpu_s);
         (entry.chunk, entry.chunks) = (0, u32::try_from(chunks).unwrap_or(u32::MAX));
