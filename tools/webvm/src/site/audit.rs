@@ -11,20 +11,7 @@ use super::RequestKind;
 use super::memory::SiteMemory;
 use super::records::{Maker, read_attendee, read_client, read_event, read_person};
 use super::software::Site;
-
-/// What a client was promised by an answer.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "a row of a journal")]
-pub struct Promise {
-    /// The user.
-    pub user: u32,
-    /// Number of the request.
-    pub seq: u64,
-    /// What was asked.
-    pub kind: RequestKind,
-    /// The record that the answer named.
-    pub record: u64,
-}
+use crate::users::Acknowledged;
 
 /// What one client knows of its session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -92,7 +79,7 @@ impl Site {
     pub fn audit(
         &self,
         memory: &(impl SiteMemory + ?Sized),
-        promises: &[Promise],
+        promises: &[Acknowledged],
         sessions: &[SessionKnown],
     ) -> SiteAudit {
         let mut report = SiteAudit::default();

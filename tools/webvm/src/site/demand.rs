@@ -5,7 +5,7 @@ use precopy::sim::Rng;
 
 use super::config::SiteConfig;
 use super::layout::{GD_PAGES, scale};
-use super::{Action, Request, RequestKind};
+use super::{Action, Request, RequestKind, STATIC_ASSETS};
 
 /// Pages of a picture file, and of a document (workload.md 1.3): 671,614 and 129,585 bytes.
 pub(crate) const PHOTO_PAGES: u64 = 164;
@@ -146,12 +146,14 @@ fn body_bytes(config: &SiteConfig, request: &Request) -> u32 {
         RequestKind::Person => 8000,
         RequestKind::PersonForm | RequestKind::EventForm => 6000,
         RequestKind::PersonPost | RequestKind::EventPost => 1000,
-        RequestKind::Login | RequestKind::Logout | RequestKind::TagPost | RequestKind::Attend => 300,
+        RequestKind::Login | RequestKind::Logout | RequestKind::TagPost | RequestKind::Attend => {
+            300
+        }
         RequestKind::Photo => {
             u32::try_from(scale(671_614, config.upload_scale)).unwrap_or(u32::MAX)
         }
-        // Thumbnails of 5.8 kB, and a fifth scripts and style sheets.
-        RequestKind::Asset if request.argument.is_multiple_of(5) => 52_000,
+        // Scripts and style sheets; the others are thumbnails.
+        RequestKind::Asset if request.argument <= STATIC_ASSETS => 40_000,
         RequestKind::Asset => 5800,
     }
 }

@@ -18,12 +18,13 @@ use precopy::report::GuestStall;
 use precopy::units::{PageIndex, Throttle, Tick};
 
 use super::{
-    Counters, Incoming, LiveMemory, OutKind, Outgoing, Promise, SessionKnown, Site, SiteAudit,
-    SiteConfig, SiteMemory,
+    Counters, Incoming, LiveMemory, OutKind, Outgoing, SessionKnown, Site, SiteAudit, SiteConfig,
+    SiteMemory,
 };
 use crate::clock::monotonic_ns;
 use crate::net::{Attach, Frame, FrameKind, GuestPort, PortWaker};
 use crate::ram::GuestRam;
+use crate::users::Acknowledged;
 use crate::vcpu::{Control, Measured, lock, summary};
 use crate::vm::WriteHook;
 
@@ -184,8 +185,8 @@ impl LiveSite {
         clock: LiveClock,
         hook: Option<WriteHook>,
     ) -> Result<Self, GuestError> {
-        let site = Site::new(config.clone())
-            .map_err(|error| GuestError::because("be built", error))?;
+        let site =
+            Site::new(config.clone()).map_err(|error| GuestError::because("be built", error))?;
         if memory.pages() != config.pages || memory.page_bytes() != super::layout::PAGE {
             let why = format!("its memory has {} pages, not {}", memory.pages(), config.pages);
             return Err(GuestError::because("be built", why));
@@ -324,7 +325,7 @@ impl LiveSite {
     /// [`GuestError`] if it cannot be paused or resumed.
     pub fn audit(
         &self,
-        promises: &[Promise],
+        promises: &[Acknowledged],
         sessions: &[SessionKnown],
     ) -> Result<SiteAudit, GuestError> {
         let mut guest = self.clone();

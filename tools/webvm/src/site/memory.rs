@@ -172,9 +172,7 @@ impl<R: AsRef<dyn GuestRam>> SiteMemory for LiveMemory<R> {
         let ram = self.ram.as_ref();
         let mut buffer = [0; PAGE];
         let result = match content {
-            Content::Same => {
-                ram.load_u64(page, 0).and_then(|word| ram.store_u64(page, 0, word))
-            }
+            Content::Same => ram.load_u64(page, 0).and_then(|word| ram.store_u64(page, 0, word)),
             Content::Delta { seed } => {
                 let (offset, length) = delta(seed);
                 words(seed ^ 0x5eed, &mut buffer[..length]);

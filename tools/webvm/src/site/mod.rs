@@ -22,15 +22,17 @@ mod work;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, LINKS_MAX, Request, RequestKind, Response, chain};
-pub use audit::{Promise, SessionKnown, SiteAudit};
+pub use action::{
+    Action, LINKS_MAX, Request, RequestKind, Response, STATIC_ASSETS, chain, thumbnail,
+};
+pub use audit::{SessionKnown, SiteAudit};
 pub use config::{
     CpuProfile, PAGES_MAX, PAGES_MIN, REFERENCE_PAGES, STATIONARY, SiteConfig, SiteConfigError,
     WORKERS_MAX, Workers,
 };
 pub use layout::{Initial, Layout};
-pub use memory::{Content, LiveMemory, ModelMemory, SiteMemory};
 pub use live::{LiveClock, LiveSite};
+pub use memory::{Content, LiveMemory, ModelMemory, SiteMemory};
 pub use receive::{Incoming, PROBE};
 pub use requests::Refused;
 pub use ring::{OutKind, Outgoing};

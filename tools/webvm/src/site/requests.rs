@@ -215,11 +215,7 @@ impl Site {
     }
 
     /// The answer of a worker that is through with its request.
-    pub(super) fn response(
-        &self,
-        worker: u32,
-        memory: &(impl SiteMemory + ?Sized),
-    ) -> Response {
+    pub(super) fn response(&self, worker: u32, memory: &(impl SiteMemory + ?Sized)) -> Response {
         let entry = &self.workers[worker as usize];
         let request = entry.request;
         let links = match request.kind {

@@ -171,11 +171,7 @@ impl Site {
         true
     }
 
-    pub(super) fn send_close(
-        &mut self,
-        number: u32,
-        memory: &mut (impl SiteMemory + ?Sized),
-    ) {
+    pub(super) fn send_close(&mut self, number: u32, memory: &mut (impl SiteMemory + ?Sized)) {
         self.put_slot(number, OutKind::Close, &[], (PageIndex::new(0), 0), memory);
     }
 
@@ -221,11 +217,7 @@ impl Site {
 
     /// The device reads the frame after `after` from the transmit ring.
     #[must_use]
-    pub fn outgoing(
-        &self,
-        after: u64,
-        memory: &(impl SiteMemory + ?Sized),
-    ) -> Option<Outgoing> {
+    pub fn outgoing(&self, after: u64, memory: &(impl SiteMemory + ?Sized)) -> Option<Outgoing> {
         let number = after.max(self.ring.acknowledged) + 1;
         if number > self.ring.transmitted {
             return None;
@@ -236,7 +228,8 @@ impl Site {
         let stored = from.get_u64_le();
         debug_assert!(stored == number, "slot of {number} holds {stored}");
         let connection = from.get_u32_le();
-        let kind = if from.get_u8() == OutKind::Data as u8 { OutKind::Data } else { OutKind::Close };
+        let kind =
+            if from.get_u8() == OutKind::Data as u8 { OutKind::Data } else { OutKind::Close };
         from.advance(1);
         let head = usize::from(from.get_u16_le()).min(SLOT - TX_DATA);
         let body = (PageIndex::new(from.get_u64_le()), from.get_u32_le());

@@ -80,10 +80,7 @@ impl Site {
         Ok(site)
     }
 
-    fn read_connections(
-        &mut self,
-        memory: &(impl SiteMemory + ?Sized),
-    ) -> Result<(), GuestError> {
+    fn read_connections(&mut self, memory: &(impl SiteMemory + ?Sized)) -> Result<(), GuestError> {
         self.free_slots.clear();
         for slot in 0..self.layout.connections.capacity {
             let mut bytes = [0; CONNECTION_BYTES];

@@ -8,6 +8,7 @@ use precopy::sim::Rng;
 use precopy::units::Tick;
 
 use super::*;
+use crate::users::Acknowledged;
 
 const MS: u64 = 1_000_000;
 
@@ -25,7 +26,7 @@ struct Driver {
     memory: ModelMemory,
     rng: Rng,
     clients: Vec<(u64, u64, Option<Request>)>,
-    promises: Vec<Promise>,
+    promises: Vec<Acknowledged>,
     answers: Vec<(Tick, Response)>,
 }
 
@@ -84,8 +85,10 @@ impl Driver {
             client.1 = chain(client.1, &request);
             assert_eq!(client.1, answer.chain);
             if request.kind.is_write() && answer.status == 200 {
-                let Request { user, seq, kind, .. } = request;
-                self.promises.push(Promise { user, seq, kind, record: answer.record });
+                let Request { user, seq, kind, argument, body_bytes, .. } = request;
+                let Response { record, chain, .. } = answer;
+                let promise = Acknowledged { user, seq, kind, argument, record, body_bytes, chain };
+                self.promises.push(promise);
             }
             self.answers.push((self.site.now(), answer));
         }
@@ -246,7 +249,8 @@ fn a_pause_stops_work_but_not_the_database() {
 
 #[test]
 fn a_full_ring_waits_for_the_switch() {
-    let mut driver = Driver::new(SiteConfig { upload_scale: 1.0, ..SiteConfig::scaled(65_536, 60) });
+    let mut driver =
+        Driver::new(SiteConfig { upload_scale: 1.0, ..SiteConfig::scaled(65_536, 60) });
     for user in 0..60 {
         driver.send(user, Action::PersonDetail, RequestKind::Photo);
     }

@@ -13,8 +13,13 @@ use precopy::bitmap::DenseBitmap;
 use precopy::sim::VirtualGuest;
 use precopy::units::{PageIndex, Throttle, Tick};
 
-use crate::site::{Counters, ModelMemory, Request, Response, Site, SiteConfig, SiteConfigError};
+use crate::site::{
+    Counters, ModelMemory, Request, Response, Site, SiteAudit, SiteConfig, SiteConfigError,
+};
 use crate::users::{Users, UsersConfig, UsersError};
+
+#[cfg(test)]
+mod tests;
 
 /// Pages that the guest may write between two looks at the world.
 const BUDGET: u64 = u64::MAX;
@@ -64,8 +69,10 @@ pub struct World {
     epoch: Tick,
     /// Share of the processor that a migration takes from the guest.
     tax: f64,
-    connected: Vec<bool>,
-    to_site: VecDeque<(Tick, Request)>,
+    /// The number of each user's connection; 0 for none.
+    connections: Vec<u32>,
+    connections_made: u32,
+    to_site: VecDeque<(Tick, (u32, Request))>,
     to_users: VecDeque<(Tick, Response)>,
     service_rate: f64,
     counted_bytes: u64,
@@ -93,7 +100,8 @@ impl World {
         site.keep_answers();
         let users = Users::new(users)?;
         Ok(Self {
-            connected: vec![false; site.config().users.max(site.config().max_workers) as usize],
+            connections: vec![0; users.config().users as usize],
+            connections_made: 0,
             site,
             memory,
             users,
@@ -134,6 +142,12 @@ impl World {
     /// Guest memory.
     pub fn memory(&mut self) -> &mut ModelMemory {
         &mut self.memory
+    }
+
+    /// Compares guest memory with what the users know.
+    #[must_use]
+    pub fn audit(&self) -> SiteAudit {
+        self.site.audit(&self.memory, self.users.acknowledged(), &self.users.sessions())
     }
 
     /// What the site has counted.
@@ -248,25 +262,34 @@ impl World {
     }
 
     fn deliver(&mut self, now: Tick) {
-        while let Some((_, request)) = self.to_site.pop_front_if(|(at, _)| *at <= now) {
-            let number = request.user + 1;
-            if let Some(connected) = self.connected.get_mut(request.user as usize)
-                && !std::mem::replace(connected, true)
-            {
-                let opened = self.site.open(number, &mut self.memory);
-                debug_assert!(opened.is_ok(), "{opened:?}");
+        while let Some((number, request)) = pop_due(&mut self.to_site, now) {
+            // A client that has given up has closed its connection: the request dies with it.
+            let user = request.user as usize;
+            if self.connections.get(user) == Some(&number) {
+                let taken = self.site.request(number, request, &mut self.memory);
+                debug_assert!(taken.is_ok(), "{request:?}: {taken:?}");
             }
-            let taken = self.site.request(number, request, &mut self.memory);
-            debug_assert!(taken.is_ok(), "{request:?}: {taken:?}");
         }
     }
 
     fn serve_users(&mut self, now: Tick) {
-        while let Some((_, answer)) = self.to_users.pop_front_if(|(at, _)| *at <= now) {
+        while let Some(answer) = pop_due(&mut self.to_users, now) {
             self.users.handle_response(now, &answer);
         }
+        while let Some(user) = self.users.poll_expired(now) {
+            if let Some(number) = self.connections.get_mut(user as usize) {
+                self.site.close(std::mem::take(number), &mut self.memory);
+            }
+        }
         while let Some(request) = self.users.poll_request(now) {
-            self.to_site.push_back((now + self.network.latency, request));
+            let Some(number) = self.connections.get_mut(request.user as usize) else { continue };
+            if *number == 0 {
+                self.connections_made += 1;
+                *number = self.connections_made;
+                let opened = self.site.open(*number, &mut self.memory);
+                debug_assert!(opened.is_ok(), "{opened:?}");
+            }
+            self.to_site.push_back((now + self.network.latency, (*number, request)));
         }
     }
 
@@ -294,6 +317,12 @@ impl World {
         self.service_rate += (rate - self.service_rate) * (1.0 - (-time / RATE_WINDOW_S).exp());
         (self.counted_bytes, self.counted_at) = (bytes, self.now);
     }
+}
+
+/// The first message of a queue, if it is due.
+fn pop_due<T>(queue: &mut VecDeque<(Tick, T)>, now: Tick) -> Option<T> {
+    let due = queue.front().is_some_and(|(at, _)| *at <= now);
+    if due { queue.pop_front().map(|(_, message)| message) } else { None }
 }
 
 impl VirtualGuest for World {
