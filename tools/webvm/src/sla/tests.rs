@@ -75,20 +75,20 @@ fn naive(
     if x.is_empty() {
         return (0, None);
     }
-    let n = x.len() as f64;
+    let n = x.len();
     let value = if options.method == Method::NearestRank {
-        x[(percent / 100.0 * n - 1e-9).ceil() as usize - 1]
+        // The smallest rank that is not below p * n.
+        let rank = (1..=n).find(|&k| k as f64 * 100.0 >= percent * n as f64).unwrap();
+        x[rank - 1]
     } else {
-        let h = percent / 100.0 * (n - 1.0) + 1e-9;
-        let low = x[h.floor() as usize];
-        let part = h.fract() - 1e-9;
-        let high = x[(h.ceil() as usize).min(x.len() - 1)];
-        if part < 1e-6 {
-            low
-        } else if high.is_infinite() {
-            high
-        } else {
-            low + part * (high - low)
+        // Value `i` stands at position i * 100 of a ruler that is (n - 1) * 100 long.
+        let position = percent * (n - 1) as f64;
+        let low = (0..n).rev().find(|&i| i as f64 * 100.0 <= position).unwrap();
+        let part = (position - low as f64 * 100.0) / 100.0;
+        match x.get(low + 1) {
+            Some(high) if part > 0.0 && high.is_infinite() => f64::INFINITY,
+            Some(high) if part > 0.0 => x[low] + part * (high - x[low]),
+            _ => x[low],
         }
     };
     (x.len(), Some(value))
@@ -163,7 +163,7 @@ proptest! {
 
     #[test]
     fn ranks_are_selected_in_order(ops in prop::collection::vec((0_usize..70, any::<bool>()), 0..300)) {
-        let mut set = super::rank::RankSet::new(70);
+        let mut set = rank::RankSet::new(70);
         let mut model = std::collections::BTreeSet::new();
         for (rank, add) in ops {
             if add && model.insert(rank) {
