@@ -55,7 +55,7 @@ impl CpuProfile {
 
 /// The site. Everything that both ends of a migration must agree on.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "settings that callers fill in over the default")]
 pub struct SiteConfig {
     /// Guest memory in pages of 4 KiB.
     pub pages: u64,
