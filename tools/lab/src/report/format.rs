@@ -55,14 +55,22 @@ pub(super) fn count(value: u64) -> String {
     if value < 100 { value.to_string() } else { grouped(value as f64) }
 }
 
+/// A number as somebody gave it, if that is short: 117.5 stays so.
+pub(super) fn given(value: f64) -> String {
+    let text = value.to_string();
+    if text.len() <= 6 { text } else { sig(value) }
+}
+
+/// A moment in a run, s: to a tenth.
+pub(super) fn moment(value: f64) -> String {
+    if value.is_finite() { ((value * 10.0).round() / 10.0).to_string() } else { sig(value) }
+}
+
 /// A share as whole percent, with a digit more below ten.
 pub(super) fn percent(share: f64) -> String {
     let percent = share * 100.0;
-    if percent.abs() < 9.95 {
-        format!("{percent:.1} %")
-    } else {
-        format!("{} %", sig(percent.round()))
-    }
+    let places = if percent.abs() < 9.95 { 10.0 } else { 1.0 };
+    format!("{} %", sig((percent * places).round() / places))
 }
 
 /// Seconds as the paper prints them: two decimals.
