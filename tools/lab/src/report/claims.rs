@@ -479,7 +479,7 @@ pub const CLAIMS: &[Claim] = &[
         "5, Table 2",
         "In all cases, our SUT was able to sustain an acceptable performance even in the \
          presence of a live migration of the Web server.",
-        "at most 77 % of a limit",
+        "up to 77 % of limits",
         Quantity::Table2WorstShare,
         Rule::EveryAtMost(1.0),
         "no median of a cell is above its limit",

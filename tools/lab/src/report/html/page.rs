@@ -17,7 +17,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Adds a section.
+    /// Adds a section. Its identifier has a prefix: charts are named alike.
     pub(super) fn section(
         &mut self,
         anchor: &'static str,
@@ -25,8 +25,12 @@ impl Page {
         inside: impl IntoIterator<Item = Node>,
     ) {
         self.contents.push((anchor, title));
-        self.sections
-            .push(el("section").with("id", anchor).child(text_el("h2", title)).children(inside));
+        self.sections.push(
+            el("section")
+                .with("id", format!("section-{anchor}"))
+                .child(text_el("h2", title))
+                .children(inside),
+        );
     }
 
     /// A figure: a chart, its legend, its caption.
