@@ -62,8 +62,8 @@ pub fn skew(whole: &[u64], heaps: &[u64], popularity: Popularity<'_>) -> Vec<Che
     checks
 }
 
-/// Check 5. `pages` are the pages written in each successive window of 0.5 s; 128 s or more of
-/// them, so that there are windows of 16 s to compare.
+/// Check 5. `pages` are the pages written in each successive window of 0.5 s; 64 s or more of
+/// them, so that there are four windows of 16 s to compare.
 #[must_use]
 pub fn burstiness(pages: &[f64]) -> Vec<Check> {
     let index = |factor| index_of_dispersion(&aggregate(pages, factor));
@@ -71,7 +71,7 @@ pub fn burstiness(pages: &[f64]) -> Vec<Check> {
     let length = pages.len() as f64 / 2.0;
     let over = |least| (least, f64::INFINITY);
     vec![
-        Check::new(5, "length recorded, s", length, over(128.0), "for windows of 16 s"),
+        Check::new(5, "length recorded, s", length, over(64.0), "four windows of 16 s"),
         Check::of(5, "dispersion at 0.5 s", index(1), over(50.0), "real site 277"),
         Check::of(5, "dispersion at 2 s / 0.5 s", ratio(4, 1), over(1.0), "real site 3.0"),
         Check::of(5, "dispersion at 8 s / 2 s", ratio(16, 4), over(1.0), "real site 3.1"),
