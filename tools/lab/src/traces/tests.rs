@@ -16,9 +16,8 @@ const PAGES: u64 = 60;
 
 /// A trace in text: times in milliseconds and sets of pages.
 fn text(epochs: &[(u64, BTreeSet<u64>)]) -> String {
-    let mut text = format!(
-        r#"{{"format": "dirty-trace-text", "version": 1, "page_size": 4096, "pages": {PAGES}, "epoch_ns": 10000000}}"#
-    );
+    let mut text = String::from(r#"{"format": "dirty-trace-text", "version": 1, "#);
+    let _ = write!(text, r#""page_size": 4096, "pages": {PAGES}, "epoch_ns": 10000000}}"#);
     for (ms, pages) in epochs {
         let _ = write!(text, "\n{}", ms * 1_000_000);
         let mut end = 0;
