@@ -12,6 +12,7 @@
     )
 )]
 
+pub mod checks;
 pub mod paper;
 pub mod predict;
 pub mod report;
