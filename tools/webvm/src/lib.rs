@@ -35,6 +35,7 @@ mod state;
 pub mod users;
 mod vcpu;
 mod vm;
+pub mod world;
 
 #[cfg(test)]
 mod tests;

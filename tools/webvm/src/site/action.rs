@@ -199,3 +199,12 @@ pub fn chain(before: u64, request: &Request) -> u64 {
     }
     hash
 }
+
+/// Static files of the site; asset numbers 1 to this.
+pub const STATIC_ASSETS: u64 = 33;
+
+/// The number of the asset that is an event's thumbnail.
+#[must_use]
+pub fn thumbnail(event: u32) -> u64 {
+    STATIC_ASSETS + u64::from(event)
+}
