@@ -54,13 +54,13 @@ impl TryFrom<Unchecked> for WwsCurve {
     }
 }
 
-/// Relative standard deviations of a working set: over the shortest and the longest window.
+/// Relative standard deviations of a working set.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_structs, reason = "a plain pair")]
 pub struct Spread {
-    /// From one short window to the next.
+    /// From one second to the next.
     pub short: f64,
-    /// From one long window to the next.
+    /// From one window of the longest kind to the next: from migration to migration.
     pub long: f64,
 }
 
@@ -221,6 +221,22 @@ impl WwsCurve {
         Self::new(points, populated_pages)
     }
 
+    /// The same guest with `factor` times the pages in every window, none above what is populated.
+    ///
+    /// # Errors
+    /// [`PredictError::Parameter`] if `factor` is not a number from 0 to 1,000,000.
+    pub fn scaled(&self, factor: f64) -> Result<Self, PredictError> {
+        super::within("factor", factor, 0.0, 1e6, "from 0 to 1000000")?;
+        let mut scaled = self.clone();
+        #[expect(clippy::cast_precision_loss, reason = "a page count")]
+        let most = self.populated_pages as f64;
+        for point in &mut scaled.points {
+            point.pages = (point.pages * factor).min(most);
+            point.sd_pages = point.sd_pages.map(|sd| sd * factor);
+        }
+        Ok(scaled)
+    }
+
     /// The points, by window.
     #[must_use]
     pub fn points(&self) -> &[WwsPoint] {
@@ -244,9 +260,11 @@ impl WwsCurve {
     pub fn spread(&self) -> Spread {
         let known = |p: &&WwsPoint| p.sd_pages.is_some() && p.pages > 0.0;
         let share = |p: &WwsPoint| (p.sd_pages.unwrap_or(0.0) / p.pages).min(1.0);
-        let (first, last) = (self.points.iter().find(known), self.points.iter().rfind(known));
-        match (first, last) {
-            (Some(first), Some(last)) => Spread { short: share(first), long: share(last) },
+        let from_a_second = |p: &&WwsPoint| p.window_s.ln().abs();
+        let second = self.points.iter().filter(known);
+        let second = second.min_by(|a, b| from_a_second(a).total_cmp(&from_a_second(b)));
+        match (second, self.points.iter().rfind(known)) {
+            (Some(second), Some(last)) => Spread { short: share(second), long: share(last) },
             _ => Spread::UNKNOWN,
         }
     }

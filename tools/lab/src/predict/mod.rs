@@ -18,6 +18,7 @@ mod fluid;
 mod guest;
 mod load;
 mod nnls;
+mod recorded;
 mod risk;
 mod run;
 mod search;
@@ -62,6 +63,9 @@ pub enum PredictError {
         /// What it may be.
         range: &'static str,
     },
+    /// A trace is too short for a window.
+    #[error(transparent)]
+    Trace(#[from] crate::traces::TraceError),
     /// The guest has no memory map.
     #[error("The guest of the prediction cannot be made")]
     Region(#[from] precopy::region::RegionError),

@@ -271,13 +271,6 @@ mod tests {
             let load = Load::web(users);
             let risk = of(&load, &[run(live, pause)]);
             let home = &risk.actions[0];
-            println!("{users} {live} {pause}: {home:?}");
-            for action in &risk.actions {
-                println!(
-                    "   {} {:.2} {:.2} {:.3}",
-                    action.name, action.p90_s, action.p99_s, action.slow_share.median
-                );
-            }
             let near = |ours: f64, theirs: f64| (0.6..1.6).contains(&(ours / theirs));
             assert!(near(home.p90_s, home_p90), "{users}: {} {home_p90}", home.p90_s);
             assert!(near(home.p99_s, home_p99), "{users}: {} {home_p99}", home.p99_s);

@@ -263,6 +263,8 @@ fn migrate(scenario: &Scenario, model: &WwsModel, table: &RegionTable, seed: u64
     guest.serve(load.map_or(1.0, Load::served_during_migration));
     let mut config = SourceConfig::new(MigrationId::new(1), table.clone());
     config.downtime_limit = scenario.downtime_limit;
+    // One reads while the other sends, as with the command's default.
+    config.channels = 2;
     let policy = scenario.guards.guard(scenario.policy.build());
     let mut plan = PairPlan::for_guest(config, Box::new(policy));
     let mut rng = Rng::new(seed ^ 0x6c69_6e6b);
