@@ -14,6 +14,7 @@ mod parse;
 mod peer;
 mod plan;
 mod policies;
+mod predict;
 mod progress;
 mod receive;
 mod send;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Send(args) => send::run(&args),
         Command::Ask(args) => ask::run(&args),
         Command::Policies(args) => policies::run(&args),
+        Command::Predict(args) => predict::run(&args),
         Command::Trackers(args) => trackers::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -136,9 +136,9 @@ fn percentile(tolerated: f64, slow_share: impl Fn(f64) -> f64) -> f64 {
     for _ in 0..40 {
         let middle = f64::midpoint(low, high);
         if slow_share(middle) > tolerated {
-            low = middle
+            low = middle;
         } else {
-            high = middle
+            high = middle;
         }
         if high - low < 1e-3 {
             break;
