@@ -137,7 +137,7 @@ fn service_level(out: &mut String, risk: &Risk, args: &PredictArgs) -> std::fmt:
     )?;
     writeln!(
         out,
-        "{:<14}{:>7} {:>9}{:>9} {:>9}{:>9} {:>7} {:>10}{:>10}",
+        "{:<14}{:>7} {:>9} {:>9} {:>9} {:>9} {:>7} {:>10} {:>10}",
         "action",
         "limit",
         "p90 alone",
@@ -151,7 +151,7 @@ fn service_level(out: &mut String, risk: &Risk, args: &PredictArgs) -> std::fmt:
     for action in &risk.actions {
         writeln!(
             out,
-            "{:<14}{:>5} s {:>8.2}s{:>8.2}s {:>8.2}s{:>8.2}s {:>5.1} % {:>8.0} %{:>8.0} %",
+            "{:<14}{:>5} s {:>7.2} s {:>7.2} s {:>7.2} s {:>7.2} s {:>5.1} % {:>8.0} % {:>8.0} %",
             action.name,
             action.limit_s,
             action.base_p90_s,

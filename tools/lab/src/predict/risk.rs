@@ -170,15 +170,24 @@ fn percentile_in(
     })
 }
 
-/// The share of slow requests of each action in its worst window, for each run.
-fn worst_shares(load: &Load, runs: &[PredictedRun], starts: &[f64]) -> Vec<Vec<f64>> {
+/// The share of slow requests of each action in its worst window, for each run; 0 for actions
+/// that are passed over.
+fn worst_shares(
+    load: &Load,
+    runs: &[PredictedRun],
+    starts: &[f64],
+    wanted: impl Fn(&ActionLoad) -> bool + Sync,
+) -> Vec<Vec<f64>> {
     on_all_cores(u32::try_from(runs.len()).unwrap_or(u32::MAX), |at| {
         let run = &runs[at as usize];
         // The next migration begins when the one before is over, at the earliest.
-        let starts: Vec<f64> =
-            starts.iter().map(|s| if *s > 0.0 { s.max(run.total_s) } else { 0.0 }).collect();
+        let begin = |at: &f64| if *at > 0.0 { at.max(run.total_s) } else { 0.0 };
+        let starts: Vec<f64> = starts.iter().map(begin).collect();
         let (fluid, end) = fluid_of(load, run, &starts);
-        let share = |action| worst_window(load, action, &fluid, end).0;
+        let share = |action| match wanted(action) {
+            true => worst_window(load, action, &fluid, end).0,
+            false => 0.0,
+        };
         load.actions.iter().map(share).collect()
     })
 }
@@ -186,54 +195,46 @@ fn worst_shares(load: &Load, runs: &[PredictedRun], starts: &[f64]) -> Vec<Vec<f
 /// Share of the runs in which an action that decides has more slow requests than tolerated.
 fn broken(load: &Load, shares: &[Vec<f64>], which: Percentile) -> f64 {
     let breaks = |shares: &&Vec<f64>| {
-        let judged = load.actions.iter().zip(*shares).filter(|(action, _)| load.judges(action));
-        judged.into_iter().any(|(_, share)| *share > which.tolerates())
+        let mut judged = load.actions.iter().zip(*shares).filter(|(a, _)| load.judges(a));
+        judged.any(|(_, share)| *share > which.tolerates())
     };
     over_seeds(shares.iter().filter(breaks).count(), shares.len())
 }
 
-/// Share of the runs in which migrations that start at these times break a percentile.
-pub(super) fn broken_by(
-    load: &Load,
-    runs: &[PredictedRun],
-    starts: &[f64],
-    which: Percentile,
-) -> f64 {
-    broken(load, &worst_shares(load, runs, starts), which)
+/// Share of the runs in which migrations that start at these times break p90, and p99.
+pub(super) fn broken_by(load: &Load, runs: &[PredictedRun], starts: &[f64]) -> Broken {
+    let shares = worst_shares(load, runs, starts, |action| load.judges(action));
+    Broken {
+        p90: broken(load, &shares, Percentile::P90),
+        p99: broken(load, &shares, Percentile::P99),
+    }
+}
+
+/// Shares of runs that break a percentile.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Broken {
+    p90: f64,
+    p99: f64,
+}
+
+impl Broken {
+    pub(super) fn of(self, which: Percentile) -> f64 {
+        match which {
+            Percentile::P90 => self.p90,
+            Percentile::P99 => self.p99,
+        }
+    }
 }
 
 /// The risk of one migration.
 pub(super) fn of(load: &Load, runs: &[PredictedRun]) -> Risk {
-    let shares = worst_shares(load, runs, &[0.0]);
+    let shares = worst_shares(load, runs, &[0.0], |_| true);
     let mut by_length: Vec<&PredictedRun> = runs.iter().collect();
     by_length.sort_by(|a, b| a.total_s.total_cmp(&b.total_s));
     let typical = by_length.get(by_length.len() / 2).map(|run| fluid_of(load, run, &[0.0]));
     let action_risk = |(at, action): (usize, &ActionLoad)| {
-        let own = || shares.iter().map(|shares| shares[at]);
-        let count = |which: Percentile| {
-            over_seeds(own().filter(|share| *share > which.tolerates()).count(), shares.len())
-        };
-        let service = load.service_s(action);
-        let base = |which: Percentile| {
-            percentile(which.tolerates(), |r| slow_at_rest(load, service, inside(action, r)))
-        };
-        let in_worst = |which: Percentile| {
-            let (fluid, end) = typical.as_ref()?;
-            let (_, from) = worst_window(load, action, fluid, *end);
-            Some(percentile_in(load, action, fluid, from, which))
-        };
-        let (base_p90_s, base_p99_s) = (base(Percentile::P90), base(Percentile::P99));
-        ActionRisk {
-            name: action.name.clone(),
-            limit_s: action.limit_s,
-            base_p90_s,
-            base_p99_s,
-            p90_s: in_worst(Percentile::P90).unwrap_or(base_p90_s),
-            p99_s: in_worst(Percentile::P99).unwrap_or(base_p99_s),
-            slow_share: Interval::of(own()).unwrap_or(Interval { p10: 0.0, median: 0.0, p90: 0.0 }),
-            p90_broken: count(Percentile::P90),
-            p99_broken: count(Percentile::P99),
-        }
+        let own: Vec<f64> = shares.iter().map(|shares| shares[at]).collect();
+        action_risk(load, action, &own, typical.as_ref())
     };
     Risk {
         users: load.users,
@@ -243,6 +244,41 @@ pub(super) fn of(load: &Load, runs: &[PredictedRun]) -> Risk {
         p90_broken: broken(load, &shares, Percentile::P90),
         p99_broken: broken(load, &shares, Percentile::P99),
         actions: load.actions.iter().enumerate().map(action_risk).collect(),
+    }
+}
+
+/// The risk to one action, from its share of slow requests in each run, and the site under a
+/// typical run.
+fn action_risk(
+    load: &Load,
+    action: &ActionLoad,
+    shares: &[f64],
+    typical: Option<&(Fluid, usize)>,
+) -> ActionRisk {
+    let count = |which: Percentile| {
+        let over = shares.iter().filter(|share| **share > which.tolerates());
+        over_seeds(over.count(), shares.len())
+    };
+    let service = load.service_s(action);
+    let base = |which: Percentile| {
+        percentile(which.tolerates(), |r| slow_at_rest(load, service, inside(action, r)))
+    };
+    let worst = typical.map(|(fluid, end)| (fluid, worst_window(load, action, fluid, *end).1));
+    let migrated = |which: Percentile| match worst {
+        Some((fluid, from)) => percentile_in(load, action, fluid, from, which),
+        None => base(which),
+    };
+    let nothing = Interval { p10: 0.0, median: 0.0, p90: 0.0 };
+    ActionRisk {
+        name: action.name.clone(),
+        limit_s: action.limit_s,
+        base_p90_s: base(Percentile::P90),
+        base_p99_s: base(Percentile::P99),
+        p90_s: migrated(Percentile::P90),
+        p99_s: migrated(Percentile::P99),
+        slow_share: Interval::of(shares.iter().copied()).unwrap_or(nothing),
+        p90_broken: count(Percentile::P90),
+        p99_broken: count(Percentile::P99),
     }
 }
 
@@ -284,15 +320,17 @@ mod tests {
             load.judged = Some("HomePage".to_owned());
             load
         };
-        let paper = [run(41.0, 3.0)];
+        let paper = run(41.0, 3.0);
         let (six, five) = (home(600.0), home(500.0));
-        assert!(broken_by(&six, &paper, &[0.0], Percentile::P99) == 1.0, "one breaks p99");
-        assert!(broken_by(&six, &paper, &[0.0], Percentile::P90) == 0.0, "one keeps p90");
-        assert!(broken_by(&six, &paper, &[0.0, 80.0], Percentile::P90) == 1.0, "two break p90");
-        assert!(broken_by(&five, &[run(38.0, 0.5)], &[0.0], Percentile::P99) == 0.0);
-        let load = home(700.0);
-        assert!(broken_by(&load, &[run(0.0, 0.0)], &[0.0], Percentile::P90) == 1.0, "700 fail");
-        let load = home(600.0);
-        assert!(broken_by(&load, &[run(0.0, 0.0)], &[0.0], Percentile::P99) == 0.0, "600 pass");
+        let broken = |load: &Load, run: &PredictedRun, starts: &[f64]| {
+            let Broken { p90, p99 } = broken_by(load, std::slice::from_ref(run), starts);
+            (p90 > 0.5, p99 > 0.5)
+        };
+        let none = run(0.0, 0.0);
+        assert_eq!(broken(&six, &none, &[0.0]), (false, false), "600 pass without a migration");
+        assert_eq!(broken(&home(700.0), &none, &[0.0]), (true, true), "700 fail without one");
+        assert_eq!(broken(&six, &paper, &[0.0]), (false, true), "one breaks p99 and not p90");
+        assert_eq!(broken(&six, &paper, &[0.0, 80.0]), (true, true), "two break p90");
+        assert_eq!(broken(&five, &run(38.0, 0.5), &[0.0]), (false, false), "500 users keep both");
     }
 }

@@ -202,12 +202,7 @@ pub struct Prediction {
 /// # Errors
 /// [`PredictError`] if the scenario makes no sense.
 pub fn predict(scenario: &Scenario) -> Result<Prediction, PredictError> {
-    scenario.check()?;
-    let model = WwsModel::fit(&scenario.curve);
-    let table = RegionTable::single(PageSize::BASE, scenario.curve.total_pages())?;
-    let runs = on_all_cores(scenario.seeds, |at| {
-        migrate(scenario, &model, &table, scenario.first_seed.wrapping_add(at.into()))
-    });
+    let (model, runs) = runs_of(scenario)?;
     let over = |value: &dyn Fn(&PredictedRun) -> f64| {
         Interval::of(runs.iter().map(value)).unwrap_or(Interval { p10: 0.0, median: 0.0, p90: 0.0 })
     };
@@ -226,6 +221,17 @@ pub fn predict(scenario: &Scenario) -> Result<Prediction, PredictError> {
         risk: scenario.load.as_ref().map(|load| risk::of(load, &runs)),
         runs,
     })
+}
+
+/// Fits the working set and migrates it, once for each seed.
+pub(super) fn runs_of(scenario: &Scenario) -> Result<(WwsModel, Vec<PredictedRun>), PredictError> {
+    scenario.check()?;
+    let model = WwsModel::fit(&scenario.curve);
+    let table = RegionTable::single(PageSize::BASE, scenario.curve.total_pages())?;
+    let runs = on_all_cores(scenario.seeds, |at| {
+        migrate(scenario, &model, &table, scenario.first_seed.wrapping_add(at.into()))
+    });
+    Ok((model, runs))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share of a few seeds")]

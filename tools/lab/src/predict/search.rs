@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::load::Load;
 use super::risk::{Percentile, broken_by};
-use super::run::{Interval, Prediction, Scenario, predict};
+use super::run::{Interval, Prediction, Scenario, over_seeds, runs_of};
 use super::{PredictError, within};
 
 /// A load that was tried.
@@ -74,17 +74,19 @@ fn try_load(
     family: impl Fn(u32) -> Result<Scenario, PredictError>,
     users: u32,
 ) -> Result<TriedLoad, PredictError> {
-    let prediction = predict(&family(users)?)?;
-    let Some(risk) = &prediction.risk else {
+    let scenario = family(users)?;
+    let Some(load) = &scenario.load else {
         let value = "missing".to_owned();
         let range = "a search over loads needs a load in every scenario";
         return Err(PredictError::Parameter { field: "load", value, range });
     };
-    let stayed = 1.0 - prediction.handed_over;
+    let (_, runs) = runs_of(&scenario)?;
+    let broken = broken_by(load, &runs, &[0.0]);
+    let stayed = over_seeds(runs.iter().filter(|run| !run.handed_over).count(), runs.len());
     Ok(TriedLoad {
         users,
-        p90_broken: risk.p90_broken.max(stayed),
-        p99_broken: risk.p99_broken.max(stayed),
+        p90_broken: broken.of(Percentile::P90).max(stayed),
+        p99_broken: broken.of(Percentile::P99).max(stayed),
     })
 }
 
@@ -134,13 +136,13 @@ pub fn shortest_safe_spacing(
     load.check()?;
     within("tolerated", tolerated, 0.0, 1.0, "a share from 0 to 1")?;
     let runs = &prediction.runs;
-    let broken_by_one = broken_by(load, runs, &[0.0], percentile);
+    let broken_by_one = broken_by(load, runs, &[0.0]).of(percentile);
     let longest = runs.iter().map(|run| run.total_s).fold(0.0, f64::max);
     let (first, last) = (seconds(longest), seconds(longest + 2.0 * load.window_s));
     // Too close is what holds up to a point: the spacing is one step past it.
     let mut too_close = |step: u32| -> Result<bool, PredictError> {
         let at = f64::from(first + step - 1);
-        Ok(broken_by(load, runs, &[0.0, at], percentile) > tolerated)
+        Ok(broken_by(load, runs, &[0.0, at]).of(percentile) > tolerated)
     };
     let seconds = match broken_by_one > tolerated {
         true => None,
