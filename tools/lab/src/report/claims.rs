@@ -120,6 +120,20 @@ impl Quantity {
         }
     }
 
+    /// The words for yes and no.
+    #[must_use]
+    pub fn answers(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Pass600 | Self::Pass700 => ("passes", "fails"),
+            Self::OneP99Violated
+            | Self::OneP90Violated
+            | Self::CloseP90Violated
+            | Self::SpacedP90Violated => ("violated", "kept"),
+            Self::Table2At500Kept => ("met", "not met"),
+            _ => ("yes", "no"),
+        }
+    }
+
     /// Whether its values are answers, 1 for yes and 0 for no.
     #[must_use]
     pub fn is_answer(self) -> bool {
@@ -465,7 +479,7 @@ pub const CLAIMS: &[Claim] = &[
         "5, Table 2",
         "In all cases, our SUT was able to sustain an acceptable performance even in the \
          presence of a live migration of the Web server.",
-        "at most 77 % of a limit",
+        "up to 77 % of limits",
         Quantity::Table2WorstShare,
         Rule::EveryAtMost(1.0),
         "no median of a cell is above its limit",

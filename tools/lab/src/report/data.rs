@@ -39,7 +39,8 @@ pub struct Report {
     pub table2: Option<Table2>,
     /// Search for the greatest load.
     pub capacity: Option<Capacity>,
-    /// The same migration under different server settings, keep-alive on and off above all.
+    /// The same migration under different server settings: keep-alive on first, off second, then
+    /// others.
     pub contrast: Vec<ContrastArm>,
     /// How the results move with each uncertain parameter.
     pub sensitivity: Vec<Sensitivity>,

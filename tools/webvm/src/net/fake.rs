@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The least guest that a network can serve: it answers HTTP requests with what they said, and
-//! keeps its network card's counters in a plain struct, which moves from port to port. For tests
+//! The least guest that a network can serve: it answers the site's requests at once and other
+//! HTTP requests with what they said, and keeps its network card's counters in a plain struct, which moves from port to port. For tests
 //! of the network alone, and to measure it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::frame::{FRAME_BYTES_MAX, Frame, FrameKind};
 use super::port::{Attach, GuestPort};
+use crate::site::{self, Request, RequestKind, Response, http};
 
 /// Bytes of answers that may wait to be sent; no request is taken in meanwhile.
 const TRANSMIT_BYTES_MAX: usize = 512 << 10;
@@ -17,6 +18,9 @@ const TRANSMIT_BYTES_MAX: usize = 512 << 10;
 const HEAD_MAX: usize = 8 << 10;
 /// Longest request body.
 const BODY_MAX: usize = 16 << 20;
+
+/// Bytes of the body of each answer of the site.
+const SITE_BODY: u32 = 8000;
 
 /// The guest: network card, connections and all. Cloning it is what a memory copy does.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +32,9 @@ pub struct FakeGuest {
     transmit: VecDeque<Frame>,
     transmit_bytes: usize,
     conns: BTreeMap<u32, Conn>,
+    /// Running checksum and last request of each user of the site.
+    users: BTreeMap<u32, (u64, u64)>,
+    records: u64,
     answered: u64,
     probes: u64,
     faults: Vec<String>,
@@ -171,24 +178,20 @@ impl FakeGuest {
     fn answer(&mut self, conn: u32) {
         loop {
             let Some(state) = self.conns.get_mut(&conn) else { return };
-            match next_request(&mut state.input) {
+            let answer = match next_request(&mut state.input) {
                 Ok(None) => return,
-                Ok(Some(request)) => {
-                    let answer = if request.probe {
-                        self.probes += 1;
-                        Bytes::from_static(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-                    } else {
-                        self.answered += 1;
-                        state.chain = chain(state.chain, &request.body);
-                        let (bytes, chain) = (request.body.len(), state.chain);
-                        let head = format!(
-                            "HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\nx-chain: {chain}\r\n\r\n"
-                        );
-                        let mut answer = BytesMut::from(head.as_bytes());
-                        answer.extend_from_slice(&request.body);
-                        answer.freeze()
-                    };
-                    self.push_all(conn, answer);
+                Ok(Some(Asked::Probe)) => {
+                    self.probes += 1;
+                    Bytes::from_static(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                }
+                Ok(Some(Asked::Echo(body))) => {
+                    self.answered += 1;
+                    state.chain = chain(state.chain, &body);
+                    echo(&body, state.chain)
+                }
+                Ok(Some(Asked::Site(request))) => {
+                    self.answered += 1;
+                    self.serve(&request)
                 }
                 Err(fault) => {
                     state.client_closed = true;
@@ -196,8 +199,34 @@ impl FakeGuest {
                     self.fault(format!("connection {conn}: {fault}"));
                     return self.push(Frame::close(conn));
                 }
-            }
+            };
+            self.push_all(conn, answer);
         }
+    }
+
+    fn serve(&mut self, request: &Request) -> Bytes {
+        let (before, last) = self.users.get(&request.user).copied().unwrap_or_default();
+        if request.seq != last + 1 {
+            let Request { user, seq, .. } = request;
+            self.fault(format!("user {user} asks {seq} after {last}"));
+        }
+        let chain = site::chain(before, request);
+        self.users.insert(request.user, (chain, request.seq));
+        let lists = matches!(request.kind, RequestKind::Home | RequestKind::TagList);
+        self.records += u64::from(request.kind.is_write());
+        let response = Response {
+            user: request.user,
+            seq: request.seq,
+            status: 200,
+            record: if request.kind.is_write() { self.records } else { 0 },
+            chain,
+            links: if lists { (1..=10).collect() } else { Vec::new() },
+            body_bytes: SITE_BODY,
+        };
+        let mut answer = Vec::new();
+        http::encode_response_head(&response, &mut answer);
+        answer.resize(answer.len() + SITE_BODY as usize, b'.');
+        answer.into()
     }
 
     fn push_all(&mut self, conn: u32, mut bytes: Bytes) {
@@ -216,12 +245,21 @@ pub fn chain(before: u32, body: &[u8]) -> u32 {
     hash.finalize()
 }
 
-struct FakeRequest {
-    probe: bool,
-    body: Bytes,
+fn echo(body: &[u8], chain: u32) -> Bytes {
+    let bytes = body.len();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\nx-chain: {chain}\r\n\r\n");
+    let mut answer = BytesMut::from(head.as_bytes());
+    answer.extend_from_slice(body);
+    answer.freeze()
 }
 
-fn next_request(input: &mut BytesMut) -> Result<Option<FakeRequest>, String> {
+enum Asked {
+    Probe,
+    Echo(Bytes),
+    Site(Request),
+}
+
+fn next_request(input: &mut BytesMut) -> Result<Option<Asked>, String> {
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut request = httparse::Request::new(&mut headers);
     let head = match request.parse(input) {
@@ -232,16 +270,32 @@ fn next_request(input: &mut BytesMut) -> Result<Option<FakeRequest>, String> {
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(error) => return Err(format!("not a request: {error}")),
     };
-    let probe = request.path == Some("/probe");
-    let length = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case("content-length"));
-    let length = match length.map(|h| str::from_utf8(h.value).unwrap_or("").trim().parse()) {
+    let find = |name: &str| request.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
+    let length = find("content-length").map(|h| str::from_utf8(h.value).unwrap_or("").trim());
+    let length = match length.map(str::parse) {
         None => 0,
         Some(Ok(bytes)) if bytes <= BODY_MAX => bytes,
         Some(_) => return Err(format!("a body that is not of 0 to {BODY_MAX} bytes")),
     };
+    let (probe, of_site) = (request.path == Some("/probe"), find("x-user").is_some());
     if input.len() < head + length {
         return Ok(None);
     }
-    input.advance(head);
-    Ok(Some(FakeRequest { probe, body: input.split_to(length).freeze() }))
+    let head = input.split_to(head);
+    let body = input.split_to(length).freeze();
+    Ok(Some(match (probe, of_site) {
+        (true, _) => Asked::Probe,
+        (false, false) => Asked::Echo(body),
+        (false, true) => Asked::Site(site_request(&head, &body)?),
+    }))
+}
+
+fn site_request(head: &[u8], body: &[u8]) -> Result<Request, String> {
+    let parsed = http::parse_request_head(head).map_err(|error| error.to_string())?;
+    let (request, _) = parsed.ok_or("a head that is not whole")?;
+    let announced = http::parse_body_crc32(head).unwrap_or(0);
+    if crc32fast::hash(body) != announced {
+        return Err("an upload whose checksum is wrong".into());
+    }
+    Ok(request)
 }

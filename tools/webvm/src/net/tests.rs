@@ -9,10 +9,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use precopy::engine::CancelToken;
 use precopy::sim::Rng;
+use precopy::units::Tick;
 
 use super::fake::{FakeGuest, chain};
 use super::*;
+use crate::sla::Status;
+use crate::users::{Users, UsersConfig};
 
 /// Only reached when something hangs.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -352,4 +356,118 @@ fn options_out_of_range_are_named() {
     let options = SwitchOptions { window_bytes: 5 << 20, ..SwitchOptions::default() };
     let error = Switch::start(options).unwrap_err().to_string();
     assert_eq!(error, "Switch option window_bytes is 5242880; it must be 1 to 4194304");
+}
+
+#[test]
+fn the_prober_sees_a_pause_and_every_probe_is_answered() {
+    let switch = switch(|_| {});
+    let guest = FakeGuest::default();
+    let host = Host::run(guest.clone(), attach(&switch, &guest, Kind::Uplink));
+    let options = ProberOptions::new(switch.client_address());
+    let (origin, cancel) = (Instant::now(), CancelToken::new());
+    let prober = Prober::start(options, origin, &cancel).unwrap();
+    thread::sleep(Duration::from_millis(200));
+    let paused = Instant::now();
+    let (guest, _) = host.pause();
+    thread::sleep(Duration::from_millis(300));
+    let resumed = Instant::now();
+    let host = Host::run(guest.clone(), attach(&switch, &guest, Kind::Inside));
+    thread::sleep(Duration::from_millis(200));
+    let log = prober.finish().unwrap();
+    let (guest, _) = host.pause();
+    assert_eq!(guest.faults(), [] as [&str; 0]);
+    assert_eq!((log.failed, log.unanswered()), (0, 0));
+    assert_eq!(guest.probes(), log.probes.len() as u64);
+    let gap = log.longest_gap(Tick::ZERO, Tick::from_nanos(u64::MAX)).unwrap();
+    // Both ends of the pause lie in the gap, whatever else the machine does.
+    let tick = |at: Instant| Tick::ZERO + (at - origin);
+    assert!(gap.from <= tick(resumed) && gap.to >= tick(resumed), "{gap:?}");
+    assert!(gap.downtime + Duration::from_millis(20) >= resumed - paused, "{gap:?}");
+    assert!(log.connections > 1);
+}
+
+/// Users who come in at once and do something every 100 ms or so.
+fn users(count: u32, steady_s: f64, seed: u64) -> Users {
+    Users::new(UsersConfig {
+        users: count,
+        mean_s: 0.1,
+        cap_s: 0.5,
+        ramp_up_s: 0.2,
+        steady_s,
+        ramp_down_s: 0.0,
+        time_out_s: 60.0,
+        upload_scale: 0.2,
+        seed,
+        ..UsersConfig::default()
+    })
+    .unwrap()
+}
+
+fn users_while_the_guest_moves(keep_alive: bool) {
+    let switch = switch(|_| {});
+    let guest = FakeGuest::default();
+    let mut host = Host::run(guest.clone(), attach(&switch, &guest, Kind::Uplink));
+    let mut options = ClientsOptions::new(switch.client_address());
+    options.keep_alive = keep_alive;
+    let (origin, cancel) = (Instant::now(), CancelToken::new());
+    let clients = LiveClients::start(users(30, 1.5, 7), options, origin, &cancel).unwrap();
+    let mut rng = Rng::new(5);
+    while !clients.progress().over {
+        thread::sleep(Duration::from_millis(rng.below(60)));
+        let (guest, old) = host.pause();
+        drop(old);
+        let kind = if rng.one_in(2) { Kind::Inside } else { Kind::Uplink };
+        host = Host::run(guest.clone(), attach(&switch, &guest, kind));
+    }
+    let log = clients.finish().unwrap();
+    let (guest, _) = host.pause();
+    assert_eq!(guest.faults(), [] as [&str; 0]);
+    let counters = log.users.counters();
+    assert_eq!((counters.resets, counters.timed_out, counters.violations), (0, 0, 0));
+    assert_eq!((log.progress.broken, log.progress.first_trouble), (0, None));
+    assert_eq!(guest.answered(), counters.requests);
+    assert_eq!(log.samples.len() as u64, counters.actions);
+    assert!(log.samples.iter().all(|sample| sample.status == Status::Ok));
+    assert!(counters.sent_bytes > 0, "no upload in {counters:?}");
+    assert!(!log.stopped && log.unfinished.is_empty() && log.failed.is_none());
+    let connects = if keep_alive { 30 } else { counters.requests };
+    assert_eq!(log.progress.connects, connects);
+}
+
+#[test]
+fn users_do_not_notice_that_the_guest_moves() {
+    users_while_the_guest_moves(true);
+}
+
+#[test]
+fn users_with_a_connection_per_request_do_not_notice_either() {
+    users_while_the_guest_moves(false);
+}
+
+#[test]
+fn what_was_measured_before_a_cancel_is_kept() {
+    let switch = switch(|_| {});
+    let guest = FakeGuest::default();
+    let host = Host::run(guest.clone(), attach(&switch, &guest, Kind::Inside));
+    let (origin, cancel) = (Instant::now(), CancelToken::new());
+    let options = ClientsOptions::new(switch.client_address());
+    let clients = LiveClients::start(users(10, 1e4, 3), options, origin, &cancel).unwrap();
+    until(|| clients.samples_from(20).len() > 5);
+    cancel.cancel();
+    let log = clients.finish().unwrap();
+    assert!(log.stopped && log.unfinished.is_empty());
+    assert!(log.samples.len() > 25);
+    assert_eq!(log.users.counters().responses, host.pause().0.answered());
+}
+
+#[test]
+fn clients_without_a_site_say_what_happened() {
+    // Nobody listens there: it was free a moment ago.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let options = ClientsOptions::new(gone);
+    let cancel = CancelToken::new();
+    let clients = LiveClients::start(users(5, 0.5, 1), options, Instant::now(), &cancel).unwrap();
+    let log = clients.finish().unwrap();
+    assert!(log.users.counters().resets > 0 && log.users.counters().completed == 0);
+    assert!(log.progress.first_trouble.unwrap().contains("refused"));
 }

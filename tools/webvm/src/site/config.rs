@@ -55,7 +55,7 @@ impl CpuProfile {
 
 /// The site. Everything that both ends of a migration must agree on.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "settings that callers fill in over the default")]
 pub struct SiteConfig {
     /// Guest memory in pages of 4 KiB.
     pub pages: u64,
@@ -96,8 +96,8 @@ impl Default for SiteConfig {
             cpu_profile: CpuProfile::Paper,
             private_pages: 200.0,
             kernel_pages: 6000,
-            kernel_writes: 600.0,
-            kernel_zipf: 0.6,
+            kernel_writes: 700.0,
+            kernel_zipf: 0.8,
             zero_share: 0.1,
             upload_scale: 1.0,
             seed: 1,

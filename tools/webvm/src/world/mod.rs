@@ -16,6 +16,7 @@ use precopy::units::{PageIndex, Throttle, Tick};
 use crate::site::{
     Counters, ModelMemory, Request, Response, Site, SiteAudit, SiteConfig, SiteConfigError,
 };
+use crate::sla::Probe;
 use crate::users::{Users, UsersConfig, UsersError};
 
 #[cfg(test)]
@@ -54,9 +55,6 @@ impl Default for ServiceNetwork {
     }
 }
 
-/// A probe of the prober: when it was sent, and when its answer was there.
-pub type Probe = (Tick, Tick);
-
 /// The site, its memory, its users, and the network between them.
 #[derive(Debug)]
 pub struct World {
@@ -65,8 +63,6 @@ pub struct World {
     users: Users,
     network: ServiceNetwork,
     now: Tick,
-    /// World time at which a migration's clock starts.
-    epoch: Tick,
     /// Share of the processor that a migration takes from the guest.
     tax: f64,
     /// The number of each user's connection; 0 for none.
@@ -107,7 +103,6 @@ impl World {
             users,
             network,
             now: Tick::ZERO,
-            epoch: Tick::ZERO,
             tax: 0.0,
             to_site: VecDeque::new(),
             to_users: VecDeque::new(),
@@ -179,10 +174,9 @@ impl World {
         self.advance(until, true, Throttle::NONE, write);
     }
 
-    /// Before a migration: its clock starts now, and it takes this share of the guest's
-    /// processor (0.12 to 0.2 under Xen, Clark 2005).
+    /// Before a migration, which takes this share of the guest's processor (0.12 to 0.2 under
+    /// Xen, Clark 2005). Its clock is the world's.
     pub fn begin_migration(&mut self, tax: f64) {
-        self.epoch = self.now;
         self.tax = tax.clamp(0.0, 0.95);
         self.memory.keep_written(true);
     }
@@ -191,12 +185,6 @@ impl World {
     pub fn end_migration(&mut self) {
         self.tax = 0.0;
         self.memory.keep_written(false);
-    }
-
-    /// World time of a migration's time.
-    #[must_use]
-    pub fn world_time(&self, at: Tick) -> Tick {
-        self.epoch + at.since(Tick::ZERO)
     }
 
     fn next(&self, running: bool) -> Option<Tick> {
@@ -218,7 +206,9 @@ impl World {
         self.site.set_speed(speed);
         if running {
             let now = self.now;
-            self.probes.extend(self.waiting_probes.drain(..).map(|sent| (sent, now)));
+            self.probes.extend(
+                self.waiting_probes.drain(..).map(|sent| Probe { sent, completed: Some(now) }),
+            );
         }
         loop {
             let at = self.next(running).unwrap_or(until).max(self.now).min(until);
@@ -299,7 +289,7 @@ impl World {
             let sent = self.next_probe;
             self.next_probe += period;
             if running {
-                self.probes.push((sent, sent));
+                self.probes.push(Probe { sent, completed: Some(sent) });
             } else {
                 self.waiting_probes.push(sent);
             }
@@ -333,7 +323,6 @@ impl VirtualGuest for World {
         throttle: Throttle,
         write: &mut dyn FnMut(PageIndex),
     ) {
-        let until = self.world_time(until);
         self.advance(until, running, throttle, write);
     }
 
