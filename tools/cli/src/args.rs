@@ -4,6 +4,7 @@
 mod guest;
 mod migration;
 mod paper;
+mod predict;
 mod tools;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub(crate) use guest::{BackingName, GuestArgs};
 pub(crate) use migration::{MigrationArgs, OnLimit, TrackerName};
 pub(crate) use paper::{Experiment, PaperArgs};
+pub(crate) use predict::{PredictArgs, WorkingSetArgs};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
 };
@@ -39,6 +41,8 @@ pub(crate) enum Command {
     Send(SendArgs),
     /// Ask a destination what became of a migration that ended in doubt
     Ask(AskArgs),
+    /// Predict what a migration will cost: rounds, time, downtime, bytes, risk to the service
+    Predict(Box<PredictArgs>),
     /// List the stop policies with their parameters
     Policies(PoliciesArgs),
     /// Try which ways of dirty tracking work on this machine

@@ -15,6 +15,7 @@ mod parse;
 mod peer;
 mod plan;
 mod policies;
+mod predict;
 mod progress;
 mod receive;
 mod send;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Send(args) => send::run(&args),
         Command::Ask(args) => ask::run(&args),
         Command::Policies(args) => policies::run(&args),
+        Command::Predict(args) => predict::run(&args),
         Command::Trackers(args) => trackers::run(&args),
         Command::Paper(args) => paper::run(&args),
         Command::Check(args) => check::run(&args),
