@@ -5,6 +5,10 @@
 //! round loop", the paused one included), or more than `max_factor` times the guest's pages were
 //! sent, or a pass sent and skipped fewer than `min_pages` pages together. A page that is dirty
 //! again when its turn comes is left for the next pass, except in the first and the paused one.
+//!
+//! `growth` is a fourth condition. Xen had it only when built with `ADAPTIVE_SAVE`, once its rate
+//! had reached the maximum: stop when a pass sent more than the one before it (`sent`). `dirty` asks
+//! the same one pass earlier, of what is dirty when a pass is over.
 
 use super::parameters::{ParameterInfo, ParameterKind};
 use super::{Moment, Observation, PolicyInfo, StopPolicy, Verdict};
@@ -40,6 +44,12 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
             "true",
             "leave out pages that are dirty again already, except in the first round",
         ),
+        ParameterInfo::new(
+            "growth",
+            ParameterKind::Choice(&["off", "sent", "dirty"]),
+            "off",
+            "pause when rounds grow: one sent more than the last, or more is dirty than it sent",
+        ),
     ],
     build: |values| {
         Box::new(XenLegacy {
@@ -47,9 +57,22 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
             max_factor: values.integer("max_factor"),
             min_pages: values.integer("min_pages"),
             skip: values.switch("skip"),
+            growth: match () {
+                () if values.is("growth", "sent") => Growth::Sent,
+                () if values.is("growth", "dirty") => Growth::Dirty,
+                () => Growth::Off,
+            },
+            last_sent: None,
         })
     },
 };
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Growth {
+    Off,
+    Sent,
+    Dirty,
+}
 
 /// Xen's rule up to 4.5.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,6 +82,29 @@ pub struct XenLegacy {
     max_factor: u64,
     min_pages: u64,
     skip: bool,
+    growth: Growth,
+    /// Pages sent in the round before the last.
+    last_sent: Option<u64>,
+}
+
+impl XenLegacy {
+    /// Why the rounds have grown, if they have.
+    fn grown(&mut self, seen: &Observation) -> Option<Verdict> {
+        let sent = seen.round_sent_pages;
+        match (self.growth, seen.moment) {
+            (Growth::Sent, Moment::Sent) => {
+                let last = self.last_sent.replace(sent).filter(|last| sent > *last)?;
+                Some(Verdict::stop(format!("the round sent {sent} pages, after {last}")))
+            }
+            (Growth::Dirty, Moment::Harvested) if seen.rounds_sent > 0 => {
+                let dirty = seen.residual_pages;
+                (dirty > sent).then(|| {
+                    Verdict::stop(format!("{dirty} pages are dirty after a round of {sent}"))
+                })
+            }
+            _ => None,
+        }
+    }
 }
 
 impl StopPolicy for XenLegacy {
@@ -67,6 +113,9 @@ impl StopPolicy for XenLegacy {
     }
 
     fn judge(&mut self, seen: &Observation) -> Verdict {
+        if let Some(stop) = self.grown(seen) {
+            return stop;
+        }
         if seen.moment != Moment::Sent {
             return Verdict::go_on("asked only after a round");
         }

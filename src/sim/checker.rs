@@ -10,7 +10,7 @@ use crate::report::Outcome;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub struct Violation {
-    /// `R1` to `R8`, or `liveness`.
+    /// `R1` to `R8`, `liveness`, or `guest` for what a modelled guest must not do.
     pub rule: &'static str,
     /// What was seen.
     pub what: String,

@@ -8,8 +8,8 @@
 //! - [`explore`]: no time at all. Every order of deliveries, reads, guest writes, losses,
 //!   cancels, refusals, kills and timeouts of a small world is tried; equal states are visited
 //!   once.
-//! - [`pair`]: virtual time over a modelled link, for round counts and for random worlds with
-//!   faults ([``seeds`).
+//! - [`pair`]: virtual time over a modelled link, for round counts, for random worlds with faults
+//!   ([`seeds`]), and for any guest that is a [`VirtualGuest`].
 //!
 //! Both feed the same [`Checker`], which knows rules R1 to R7; R8 is checked by running a seed
 //! twice.
@@ -17,6 +17,7 @@
 mod checker;
 mod destination;
 pub mod explore;
+mod guest;
 mod model;
 pub mod pair;
 mod rng;
@@ -26,4 +27,5 @@ mod source;
 pub mod workload;
 
 pub use checker::{Checker, Violation};
+pub use guest::VirtualGuest;
 pub use rng::Rng;

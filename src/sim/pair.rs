@@ -13,15 +13,17 @@ use std::time::Duration;
 
 use super::checker::{Checker, End};
 use super::destination::{DestinationCosts, DestinationFaults, DestinationHost};
+use super::guest::{Runner, VirtualGuest};
 use super::model::ModelGuest;
 use super::source::{Costs, Job, SourceFaults, SourceHost, WireItem};
-use super::workload::Workload;
 use crate::report::RoundReport;
 use crate::session::{DestinationInput, SessionEvent, SourceInput, SourcePhase};
-use crate::units::{ChannelId, PageSize, Tick};
+use crate::units::{ChannelId, PageIndex, PageSize, Tick};
 use crate::wire::{Fate, Message};
 
 mod plan;
+#[cfg(test)]
+mod tests;
 
 pub use plan::{Disturbance, Link, PairPlan, PairResult};
 
@@ -60,13 +62,15 @@ impl PartialOrd for Planned {
 }
 
 /// Virtual time after which a run counts as hung.
-const END_OF_TIME: Tick = Tick::from_nanos(20 * 3600 * 1_000_000_000);
+const LONGEST_RUN: Duration = Duration::from_secs(20 * 3600);
 
 #[derive(Debug)]
-struct Pair {
+struct Pair<'g> {
     source: SourceHost,
     destination: DestinationHost,
-    workload: Workload,
+    runner: Runner<'g>,
+    end_of_time: Tick,
+    now: Tick,
     link: Link,
     per_page: Duration,
     heap: BinaryHeap<Reverse<Planned>>,
@@ -82,28 +86,40 @@ struct Pair {
     log: DefaultHasher,
 }
 
-/// Runs a plan to its end.
+/// Runs a plan, with the plan's workload as the guest, to its end.
 #[must_use]
 pub fn run(plan: PairPlan) -> PairResult {
-    let mut pair = Pair::new(plan);
-    pair.follow_source(Tick::ZERO, |host, destination_runs, check, guest_runs| {
-        host.carry_out(Tick::ZERO, destination_runs, check, guest_runs)
+    let mut workload = plan.workload.clone();
+    run_guest(plan, &mut workload)
+}
+
+/// Runs a plan with any guest to its end.
+///
+/// The guest's time begins at [`PairPlan::starts_at`] and has come exactly to
+/// [`PairResult::resumed_at`] when this returns, or to [`PairResult::ended_at`] if the destination
+/// did not take over: whoever owns the guest goes on from there.
+#[must_use]
+pub fn run_guest(plan: PairPlan, guest: &mut dyn VirtualGuest) -> PairResult {
+    let now = plan.starts_at;
+    let mut pair = Pair::new(plan, guest);
+    pair.follow_source(now, |host, destination_runs, check, guest_runs| {
+        host.carry_out(now, destination_runs, check, guest_runs)
     });
     while pair.step() {}
     pair.result()
 }
 
-impl Pair {
-    fn new(plan: PairPlan) -> Self {
+impl<'g> Pair<'g> {
+    fn new(plan: PairPlan, guest: &'g mut dyn VirtualGuest) -> Self {
+        let now = plan.starts_at;
         let pages = plan.source.regions.pages();
         let channels = usize::from(plan.source.channels);
-        let populated = plan.populated;
-        #[expect(clippy::cast_precision_loss, reason = "a share")]
-        let guest = ModelGuest::new(pages, |p| (p as f64) < pages as f64 * populated);
+        let mut check = Checker::default();
+        let memory = memory_at_start(&plan, guest, &mut check);
         let page_bytes = plan.source.regions.page_size();
         debug_assert!(page_bytes == PageSize::BASE, "the model's frames hold 4 KiB pages");
         let two_phase = plan.source.tracker_rearms;
-        let mut source = SourceHost::new(Tick::ZERO, plan.source, plan.policy, guest, two_phase);
+        let mut source = SourceHost::new(now, plan.source, plan.policy, memory, two_phase);
         source.keep_events = true;
         source.faults = plan.source_faults;
         source.tracker.short = plan.short_harvest;
@@ -113,7 +129,7 @@ impl Pair {
             per_dirty_page: Duration::from_nanos(75),
             export: plan.state_cost,
         };
-        let mut destination = DestinationHost::new(Tick::ZERO, plan.destination);
+        let mut destination = DestinationHost::new(now, plan.destination);
         destination.faults = plan.destination_faults;
         destination.costs = DestinationCosts {
             import: plan.state_cost,
@@ -123,19 +139,21 @@ impl Pair {
         let mut pair = Self {
             source,
             destination,
-            workload: plan.workload,
+            runner: Runner::new(guest, now),
+            end_of_time: now + LONGEST_RUN,
+            now,
             link: plan.link,
             per_page: plan.per_page,
             heap: BinaryHeap::new(),
             planned: 0,
-            link_free: Tick::ZERO,
+            link_free: now,
             busy: vec![false; channels],
             cut: vec![false; channels],
             unreachable: false,
             silent: false,
             disturbed: false,
-            source_free: Tick::ZERO,
-            check: Checker::default(),
+            source_free: now,
+            check,
             log: DefaultHasher::new(),
         };
         for (at, disturbance) in plan.disturbances {
@@ -160,10 +178,11 @@ impl Pair {
         let Some(now) = [event, source, destination].into_iter().flatten().min() else {
             return false;
         };
-        if now > END_OF_TIME {
+        if now > self.end_of_time {
             self.check.breach("liveness", format!("still going after {now:?}"));
             return false;
         }
+        self.now = now;
         if event == Some(now) {
             if let Some(Reverse(planned)) = self.heap.pop() {
                 self.happen(now, planned.event);
@@ -232,9 +251,10 @@ impl Pair {
             &mut dyn FnMut(&mut SourceHost, Tick),
         ) -> Tick,
     ) {
-        let Self { source, workload, check, destination, .. } = self;
+        let Self { source, runner, check, destination, .. } = self;
+        let resumed_at = destination.resumed_at;
         let mut guest_runs = |host: &mut SourceHost, until: Tick| {
-            workload.run(&mut host.guest, &mut host.tracker, host.throttle, until);
+            runner.run(host, until.min(last_moment(resumed_at, host, until)));
         };
         let now = now.max(self.source_free);
         guest_runs(source, now);
@@ -282,8 +302,7 @@ impl Pair {
     /// A channel's sender takes its next job.
     fn sender(&mut self, now: Tick, channel: ChannelId) {
         let at = channel.as_usize();
-        let Self { source, workload, .. } = self;
-        workload.run(&mut source.guest, &mut source.tracker, source.throttle, now);
+        self.let_run(now);
         let pages = match self.source.jobs[at].front() {
             Some(Job::Read { batch, .. }) => batch.pages(),
             Some(Job::Send(_)) => 0,
@@ -292,14 +311,7 @@ impl Pair {
                 return;
             }
         };
-        let mut out = None;
-        for _ in 0..=pages {
-            out = self.source.sender_step(channel);
-            if out.is_some() {
-                break;
-            }
-        }
-        let Some((item, sent)) = out else { return };
+        let Some((item, sent)) = self.source.sender_item(channel) else { return };
         let ready = now + self.per_page * u32::try_from(pages).unwrap_or(u32::MAX);
         let gone = self.transmit(ready, channel, item);
         match sent {
@@ -308,9 +320,17 @@ impl Pair {
         }
     }
 
+    /// Lets the guest run until `until`, or as far as it may run here.
+    fn let_run(&mut self, until: Tick) {
+        let last = last_moment(self.destination.resumed_at, &self.source, until);
+        self.runner.run(&mut self.source, until.min(last));
+    }
+
     fn transmit(&mut self, ready: Tick, channel: ChannelId, item: WireItem) -> Tick {
         #[expect(clippy::cast_precision_loss, reason = "a time")]
-        let takes = Duration::from_secs_f64(item.bytes() as f64 / self.link.bandwidth_bytes_per_s);
+        let takes = Duration::from_secs_f64(
+            item.bytes() as f64 / self.link.beside(self.runner.guest.service_bytes_per_s()),
+        );
         let gone = ready.max(self.link_free) + takes;
         self.link_free = gone;
         if !self.cut[channel.as_usize()] {
@@ -371,6 +391,9 @@ impl Pair {
     }
 
     fn result(mut self) -> PairResult {
+        let ended_at = self.source.finished_at.unwrap_or(self.now);
+        self.let_run(self.destination.resumed_at.unwrap_or(ended_at));
+        self.runner.report(&mut self.check);
         let planned = self.source.faults != SourceFaults::default()
             || self.destination.faults != DestinationFaults::default()
             || self.source.tracker.short;
@@ -408,9 +431,32 @@ impl Pair {
                 _ => None,
             },
             expected_downtime,
+            paused_at: self.source.pause_began,
+            resumed_at: self.destination.resumed_at,
+            ended_at,
             guest_writes: self.source.guest.writes,
             log_hash: self.log.finish(),
             violations: self.check.violations().to_vec(),
         }
     }
+}
+
+/// The guest's memory when the plan starts.
+fn memory_at_start(plan: &PairPlan, guest: &dyn VirtualGuest, check: &mut Checker) -> ModelGuest {
+    let pages = plan.source.regions.pages();
+    let Some(populated) = guest.populated() else {
+        #[expect(clippy::cast_precision_loss, reason = "a share")]
+        return ModelGuest::new(pages, |p| (p as f64) < pages as f64 * plan.populated);
+    };
+    if populated.len() != pages {
+        let told = populated.len();
+        check.breach("guest", format!("it tells of {told} pages, but the plan has {pages}"));
+    }
+    ModelGuest::new(pages, |p| populated.contains(PageIndex::new(p)))
+}
+
+/// The last moment for which the pair is the one that runs the guest: its resume elsewhere, or
+/// the end of the attempt; `until` if neither has come.
+fn last_moment(resumed_at: Option<Tick>, source: &SourceHost, until: Tick) -> Tick {
+    resumed_at.or(source.finished_at).unwrap_or(until)
 }

@@ -87,8 +87,11 @@ pub(super) struct SourceHost {
     /// A digest to hand in as soon as the driver likes.
     pub(super) digest_due: bool,
     pub(super) finished: Option<Outcome>,
+    pub(super) finished_at: Option<Tick>,
     /// When the last call to pause was made.
     pub(super) pause_began: Option<Tick>,
+    /// What the guest said last about its requests.
+    pub(super) requests_in_flight: Option<u32>,
     pub(super) throttle: Throttle,
     pub(super) events: Vec<SessionEvent>,
     pub(super) keep_events: bool,
@@ -116,7 +119,9 @@ impl SourceHost {
             wants_to_ask: false,
             digest_due: false,
             finished: None,
+            finished_at: None,
             pause_began: None,
+            requests_in_flight: None,
             throttle: Throttle::NONE,
             events: Vec::new(),
             keep_events: false,
@@ -162,6 +167,7 @@ impl SourceHost {
         if !self.alive {
             return now;
         }
+        self.tell_requests(now);
         self.session.handle_timeout(now);
         self.carry_out(now, destination_runs, check, guest_runs)
     }
@@ -225,7 +231,10 @@ impl SourceHost {
                 let set = self.guest.populated();
                 self.session.handle(now, SourceInput::Populated(&set));
             }
-            SourceAction::Harvest { .. } => {
+            SourceAction::Harvest { last } => {
+                if !last {
+                    self.tell_requests(now);
+                }
                 let set = self.tracker.harvest();
                 self.session.handle(now, SourceInput::Harvested { set: &set, began });
             }
@@ -259,7 +268,17 @@ impl SourceHost {
                 self.tracker.armed = false;
             }
             SourceAction::Ask => self.wants_to_ask = true,
-            SourceAction::Finish(outcome) => self.finished = Some(outcome),
+            SourceAction::Finish(outcome) => {
+                self.finished = Some(outcome);
+                self.finished_at = Some(now);
+            }
+        }
+    }
+
+    /// The engine tells before it harvests a running guest and before timeouts.
+    fn tell_requests(&mut self, now: Tick) {
+        if self.requests_in_flight.is_some() {
+            self.session.handle(now, SourceInput::RequestsInFlight(self.requests_in_flight));
         }
     }
 
@@ -299,18 +318,35 @@ impl SourceHost {
         channel: ChannelId,
     ) -> Option<(WireItem, Option<(RoundCounts, u64)>)> {
         let queue = self.jobs.get_mut(channel.as_usize())?;
-        match queue.front_mut()? {
-            Job::Send(_) => match queue.pop_front() {
-                Some(Job::Send(message)) => Some((WireItem::Message(message), None)),
-                _ => None,
-            },
+        if let Job::Read { batch, read } = queue.front_mut()? {
+            let next = batch.runs.iter().flat_map(|r| r.iter()).nth(read.len());
+            if let Some(page) = next {
+                read.push((page, self.guest.versions[page.as_usize()]));
+                return None;
+            }
+        }
+        self.hand_out(channel)
+    }
+
+    /// The channel's sender does all steps up to the next item for the link: a batch is read as a
+    /// whole, at one moment.
+    pub(super) fn sender_item(
+        &mut self,
+        channel: ChannelId,
+    ) -> Option<(WireItem, Option<(RoundCounts, u64)>)> {
+        let queue = self.jobs.get_mut(channel.as_usize())?;
+        if let Job::Read { batch, read } = queue.front_mut()? {
+            let rest = batch.runs.iter().flat_map(|r| r.iter()).skip(read.len());
+            read.extend(rest.map(|page| (page, self.guest.versions[page.as_usize()])));
+        }
+        self.hand_out(channel)
+    }
+
+    /// The first job of a channel, with all its pages read, goes to the link.
+    fn hand_out(&mut self, channel: ChannelId) -> Option<(WireItem, Option<(RoundCounts, u64)>)> {
+        match self.jobs.get_mut(channel.as_usize())?.pop_front()? {
+            Job::Send(message) => Some((WireItem::Message(message), None)),
             Job::Read { batch, read } => {
-                let next = batch.runs.iter().flat_map(|r| r.iter()).nth(read.len());
-                if let Some(page) = next {
-                    read.push((page, self.guest.versions[page.as_usize()]));
-                    return None;
-                }
-                let Some(Job::Read { batch, read }) = queue.pop_front() else { return None };
                 self.rearm_late(&batch);
                 let zero = read.iter().filter(|(_, version)| *version == 0).count() as u64;
                 let mut counts = RoundCounts::default();

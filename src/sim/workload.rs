@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::model::{ModelGuest, ModelTracker};
+use super::guest::VirtualGuest;
 use super::rng::Rng;
 use crate::units::{PageIndex, Throttle, Tick};
 
@@ -66,6 +66,7 @@ impl Pattern {
 pub struct Workload {
     pattern: Pattern,
     writes_per_s: f64,
+    pages: u64,
     rng: Rng,
     ran_until: Tick,
     due: f64,
@@ -80,40 +81,21 @@ impl Workload {
     /// Writes of `pattern` at `writes_per_s` for a guest of `pages` pages.
     #[must_use]
     pub fn new(pattern: Pattern, writes_per_s: f64, pages: u64, seed: u64) -> Self {
+        let pages = pages.max(1);
         // A stride without a common factor visits every page: it scatters the ranks.
-        let mut stride = (0x9e37_79b1 % pages.max(1)) | 1;
-        while gcd(stride, pages.max(1)) != 1 {
+        let mut stride = (0x9e37_79b1 % pages) | 1;
+        while gcd(stride, pages) != 1 {
             stride += 2;
         }
-        let rng = Rng::new(seed);
-        Self { pattern, writes_per_s, rng, ran_until: Tick::ZERO, due: 0.0, cursor: 0, stride }
-    }
-
-    /// Lets the guest run until `until`. A paused guest's time passes without writes.
-    pub(super) fn run(
-        &mut self,
-        guest: &mut ModelGuest,
-        tracker: &mut ModelTracker,
-        throttle: Throttle,
-        until: Tick,
-    ) {
-        while self.ran_until < until {
-            let left = until.as_nanos() - self.ran_until.as_nanos();
-            let slice = left.min(SLICE_NANOS);
-            let at = self.ran_until;
-            self.ran_until = Tick::from_nanos(at.as_nanos() + slice);
-            if !guest.running {
-                continue;
-            }
-            #[expect(clippy::cast_precision_loss, reason = "a slice is at most 1e6 ns")]
-            let seconds = slice as f64 / 1e9;
-            let speed = f64::from(100 - throttle.get()) / 100.0;
-            self.due += self.writes_per_s * seconds * speed * self.intensity(at);
-            while self.due >= 1.0 {
-                self.due -= 1.0;
-                let page = self.next_page(guest.versions.len() as u64);
-                guest.write(page, tracker);
-            }
+        Self {
+            pattern,
+            writes_per_s,
+            pages,
+            rng: Rng::new(seed),
+            ran_until: Tick::ZERO,
+            due: 0.0,
+            cursor: 0,
+            stride,
         }
     }
 
@@ -137,7 +119,8 @@ impl Workload {
         clippy::cast_precision_loss,
         reason = "shares of a page count, kept within it by min"
     )]
-    fn next_page(&mut self, pages: u64) -> PageIndex {
+    fn next_page(&mut self) -> PageIndex {
+        let pages = self.pages;
         let share = |s: f64| ((pages as f64 * s) as u64).clamp(1, pages);
         let page = match self.pattern {
             Pattern::Idle => 0,
@@ -170,6 +153,34 @@ impl Workload {
     }
 }
 
+impl VirtualGuest for Workload {
+    fn run(
+        &mut self,
+        until: Tick,
+        running: bool,
+        throttle: Throttle,
+        write: &mut dyn FnMut(PageIndex),
+    ) {
+        if !running {
+            self.ran_until = self.ran_until.max(until);
+        }
+        while self.ran_until < until {
+            let left = until.as_nanos() - self.ran_until.as_nanos();
+            let slice = left.min(SLICE_NANOS);
+            let at = self.ran_until;
+            self.ran_until = Tick::from_nanos(at.as_nanos() + slice);
+            #[expect(clippy::cast_precision_loss, reason = "a slice is at most 1e6 ns")]
+            let seconds = slice as f64 / 1e9;
+            let speed = f64::from(100 - throttle.get()) / 100.0;
+            self.due += self.writes_per_s * seconds * speed * self.intensity(at);
+            while self.due >= 1.0 {
+                self.due -= 1.0;
+                write(self.next_page());
+            }
+        }
+    }
+}
+
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
@@ -180,13 +191,14 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn written(pattern: Pattern, writes_per_s: f64, ms: u64) -> (u64, BTreeSet<usize>) {
-        let mut guest = ModelGuest::new(1000, |_| false);
-        let mut tracker = ModelTracker::new(1000, false);
         let mut load = Workload::new(pattern, writes_per_s, 1000, 7);
+        let (mut writes, mut pages) = (0, BTreeSet::new());
         let until = Tick::from_nanos(ms * 1_000_000);
-        load.run(&mut guest, &mut tracker, Throttle::NONE, until);
-        let pages = guest.versions.iter().enumerate().filter(|(_, v)| **v > 0);
-        (guest.writes, pages.map(|(p, _)| p).collect())
+        load.run(until, true, Throttle::NONE, &mut |page| {
+            writes += 1;
+            pages.insert(page.as_usize());
+        });
+        (writes, pages)
     }
 
     #[test]

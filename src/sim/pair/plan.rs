@@ -11,7 +11,7 @@ use crate::session::{DestinationConfig, SourceConfig};
 use crate::sim::checker::Violation;
 use crate::sim::destination::DestinationFaults;
 use crate::sim::source::SourceFaults;
-use crate::sim::workload::Workload;
+use crate::sim::workload::{Pattern, Workload};
 use crate::units::Tick;
 
 /// The modelled link.
@@ -23,6 +23,19 @@ pub struct Link {
     /// One-way latency.
     pub latency: Duration,
 }
+
+impl Link {
+    /// Bytes per second that are left for the migration beside `service_bytes_per_s` of the
+    /// guest's own traffic: what that leaves over, and never less than 5 % of the whole.
+    #[must_use]
+    pub fn beside(&self, service_bytes_per_s: f64) -> f64 {
+        let whole = self.bandwidth_bytes_per_s;
+        (whole - service_bytes_per_s.max(0.0)).max(whole * LEAST_SHARE)
+    }
+}
+
+/// Share of the link that the guest's own traffic never takes.
+const LEAST_SHARE: f64 = 0.05;
 
 /// What disturbs a run, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -56,10 +69,12 @@ pub struct PairPlan {
     pub destination: DestinationConfig,
     /// When to stop.
     pub policy: Box<dyn StopPolicy>,
-    /// What the guest writes.
+    /// What the guest writes, if the plan is [`run`](super::run) without another guest.
     pub workload: Workload,
-    /// Share of pages that hold something at the start.
+    /// Share of pages that hold something at the start, if the guest does not tell.
     pub populated: f64,
+    /// When the migration starts, on the guest's clock.
+    pub starts_at: Tick,
     /// The link.
     pub link: Link,
     /// Time that a sender takes to read and encode one page.
@@ -87,6 +102,7 @@ impl PairPlan {
             policy,
             workload,
             populated: 1.0,
+            starts_at: Tick::ZERO,
             link: Link { bandwidth_bytes_per_s: 125e6, latency: Duration::from_micros(100) },
             per_page: Duration::from_nanos(500),
             pause_cost: Duration::from_micros(200),
@@ -97,6 +113,13 @@ impl PairPlan {
             destination_faults: DestinationFaults::default(),
             short_harvest: false,
         }
+    }
+
+    /// A run of a guest of its own ([`run_guest`](super::run_guest)).
+    #[must_use]
+    pub fn for_guest(source: SourceConfig, policy: Box<dyn StopPolicy>) -> Self {
+        let pages = source.regions.pages();
+        Self::new(source, policy, Workload::new(Pattern::Idle, 0.0, pages, 0))
     }
 }
 
@@ -116,6 +139,13 @@ pub struct PairResult {
     pub totals: Totals,
     /// From the call to pause to the resume at the destination, on the one virtual clock.
     pub downtime: Option<Duration>,
+    /// When the guest was last paused at the source: when the call to pause was made.
+    pub paused_at: Option<Tick>,
+    /// When the destination resumed the guest.
+    pub resumed_at: Option<Tick>,
+    /// When the attempt was over at the source; if its process was killed, when nothing more
+    /// could happen.
+    pub ended_at: Tick,
     /// What the policy expected when it stopped: its estimate at the last harvest.
     pub expected_downtime: Option<Duration>,
     /// Writes of the guest at the source.

@@ -36,6 +36,7 @@ pub mod tiers;
 pub mod users;
 mod vcpu;
 mod vm;
+pub mod world;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use precopy::memory::MemoryError;
+use precopy::report::GuestStall;
 
 use crate::clock::monotonic_ns;
 use crate::config::GuestConfig;
@@ -98,8 +99,12 @@ impl Control {
         lock(&self.fault).as_ref().map(ToString::to_string)
     }
 
+    pub(crate) fn is_exiting(&self) -> bool {
+        self.mode.load(Ordering::Acquire) == EXITING
+    }
+
     /// Stands still while the guest is paused.
-    fn park_while_paused(&self) {
+    pub(crate) fn park_while_paused(&self) {
         let mut parked = lock(&self.parked);
         *parked += 1;
         self.all_parked.notify_all();
@@ -146,6 +151,16 @@ impl Measured {
         self.crossing = false;
         self.last_step_ns = now_ns;
     }
+}
+
+/// A distribution of gaps, if there were any.
+pub(crate) fn summary(gaps: &Histogram<u64>) -> Option<GuestStall> {
+    if gaps.is_empty() {
+        return None;
+    }
+    let at = |quantile| Duration::from_nanos(gaps.value_at_quantile(quantile));
+    let longest = Duration::from_nanos(gaps.max());
+    Some(GuestStall::new(longest, at(0.5), at(0.99), at(0.999), gaps.len()))
 }
 
 /// What one vCPU shares with its guest.

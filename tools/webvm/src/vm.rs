@@ -22,7 +22,7 @@ use crate::content;
 use crate::pattern::OpStream;
 use crate::ram::GuestRam;
 use crate::state::{GuestState, VcpuState};
-use crate::vcpu::{Control, Measured, Vcpu, VcpuShared, lock};
+use crate::vcpu::{Control, Measured, Vcpu, VcpuShared, lock, summary};
 
 /// How long a pause may take.
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
@@ -306,10 +306,7 @@ impl GuestControl for WebVm {
                 Some(all) => all.add(&measured.gaps).ok()?,
             }
         }
-        let all = all.filter(|all| !all.is_empty())?;
-        let at = |quantile| Duration::from_nanos(all.value_at_quantile(quantile));
-        let longest = Duration::from_nanos(all.max());
-        Some(GuestStall::new(longest, at(0.5), at(0.99), at(0.999), all.len()))
+        summary(&all?)
     }
 }
 

@@ -1,2 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Dirty-page traces of real guests, and their working sets.
+//!
+//! A trace says for each epoch which pages were written at least once. The format is "dirty trace
+//! text v1": a JSON object, then one line for each epoch, all of it compressed with Zstandard.
+//! `traces/README.md` of this crate describes it and the recordings that come with it.
+
+mod companion;
+mod error;
+mod measured;
+mod reader;
+mod shipped;
+mod trace;
+mod working_set;
+
+#[cfg(test)]
+mod tests;
+
+pub use companion::{Companion, ContentSample};
+pub use error::TraceError;
+pub use measured::{OpsPoint, Q300, USERS as Q300_USERS, q300};
+pub use reader::{Epoch, Header, Limits, TraceReader};
+pub use shipped::Recording;
+pub use trace::Trace;
+pub use working_set::{OpsClock, WorkingSet};

@@ -9,7 +9,7 @@ use precopy::sim::Rng;
 use precopy::units::Tick;
 use serde::{Deserialize, Serialize};
 
-use crate::site::{Action, Request, Response};
+use crate::site::{Action, Request, Response, SessionKnown, chain};
 use crate::sla::{Sample, Status};
 
 use super::burst::Envelope;
@@ -361,6 +361,20 @@ impl Users {
             Chain::Known(chain) => Some((user.seq, chain)),
             Chain::Either(..) | Chain::Unknown => None,
         }
+    }
+
+    /// What every user knows of its session, for an audit at any moment; users whose last request
+    /// was lost on the way know nothing for sure and are left out.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionKnown> {
+        let known = |(number, user): (usize, &User)| {
+            let Chain::Known(sum) = user.chain else { return None };
+            let under_way = user.waiting_for.map(|request| (request.seq, chain(sum, &request)));
+            let last = under_way.map_or(user.seq, |(seq, _)| seq - 1);
+            let user = u32::try_from(number).ok()?;
+            Some(SessionKnown { user, answered: (last, sum), under_way })
+        };
+        self.users.iter().enumerate().filter_map(known).collect()
     }
 }
 

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Any guest in virtual time: what the pair asks of it, and how its time goes on.
+
+use std::fmt::Debug;
+
+use super::checker::Checker;
+use super::source::SourceHost;
+use crate::bitmap::DenseBitmap;
+use crate::units::{PageIndex, Throttle, Tick};
+
+/// A guest, with the world around it, on the simulator's clock.
+///
+/// Who drives it hands in the time; nothing in it may depend on anything else, so that the same
+/// calls always give the same run (R8).
+pub trait VirtualGuest: Debug {
+    /// Goes on to `until`, which is later than in every call before. A guest that is `running`
+    /// works at the speed that `throttle` leaves, and `write`s pages; one that is not stands
+    /// still, and a page that it writes all the same is refused and counts as a broken rule. The
+    /// world outside (users, clocks) goes on either way.
+    fn run(
+        &mut self,
+        until: Tick,
+        running: bool,
+        throttle: Throttle,
+        write: &mut dyn FnMut(PageIndex),
+    );
+
+    /// Bytes per second that the guest's own traffic takes of the migration link at the moment.
+    fn service_bytes_per_s(&self) -> f64 {
+        0.0
+    }
+
+    /// Pages that hold something at the start, one bit for each page of the plan; `None` leaves
+    /// it to the plan.
+    fn populated(&self) -> Option<DenseBitmap> {
+        None
+    }
+
+    /// Requests that the guest is working on, if it knows; policies see it.
+    fn requests_in_flight(&self) -> Option<u32> {
+        None
+    }
+}
+
+/// A guest and how far its time has come.
+#[derive(Debug)]
+pub(super) struct Runner<'g> {
+    pub(super) guest: &'g mut dyn VirtualGuest,
+    until: Tick,
+    refused: u64,
+}
+
+impl<'g> Runner<'g> {
+    pub(super) fn new(guest: &'g mut dyn VirtualGuest, now: Tick) -> Self {
+        Self { guest, until: now, refused: 0 }
+    }
+
+    /// Lets the guest run until `until`, on the memory of `host`, unless it is there already.
+    pub(super) fn run(&mut self, host: &mut SourceHost, until: Tick) {
+        if until > self.until {
+            self.until = until;
+            let running = host.guest.running;
+            let SourceHost { guest: memory, tracker, .. } = host;
+            let pages = memory.versions.len() as u64;
+            let mut refused = 0;
+            self.guest.run(until, running, host.throttle, &mut |page| {
+                if running && page.get() < pages {
+                    memory.write(page, tracker);
+                } else {
+                    refused += 1;
+                }
+            });
+            self.refused += refused;
+        }
+        host.requests_in_flight = self.guest.requests_in_flight();
+    }
+
+    /// Tells what the guest did that no guest may do.
+    pub(super) fn report(&self, check: &mut Checker) {
+        if self.refused > 0 {
+            let refused = self.refused;
+            check.breach("guest", format!("{refused} writes while paused or past the last page"));
+        }
+    }
+}

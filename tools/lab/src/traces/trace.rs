@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A whole trace in memory: 8 bytes for each range.
+
+use std::io::{BufRead, Read};
+
+use precopy::units::{PageIndex, PageRun, Tick};
+
+use super::reader::{Header, Limits, TraceReader};
+use super::{Epoch, TraceError};
+
+/// A trace that was read to its end.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Trace {
+    header: Header,
+    times: Vec<Tick>,
+    /// `ends[e]` is where the runs of epoch `e` end in `runs`.
+    ends: Vec<usize>,
+    /// First page and number of pages.
+    runs: Vec<(u32, u32)>,
+}
+
+impl Trace {
+    /// Reads a compressed trace.
+    ///
+    /// # Errors
+    /// Any [`TraceError`] of the reader, and one if the guest has more than 2^32 - 1 pages.
+    pub fn read_compressed(source: impl Read, limits: Limits) -> Result<Self, TraceError> {
+        Self::read_from(TraceReader::compressed(source, limits.for_u32())?)
+    }
+
+    /// Reads a trace that is plain text.
+    ///
+    /// # Errors
+    /// As [`read_compressed`](Self::read_compressed).
+    pub fn read(source: impl BufRead, limits: Limits) -> Result<Self, TraceError> {
+        Self::read_from(TraceReader::new(source, limits.for_u32())?)
+    }
+
+    fn read_from<R: BufRead>(mut reader: TraceReader<R>) -> Result<Self, TraceError> {
+        let mut trace = Self {
+            header: reader.header().clone(),
+            times: Vec::new(),
+            ends: Vec::new(),
+            runs: Vec::new(),
+        };
+        while let Some(epoch) = reader.next_epoch()? {
+            trace.push(&epoch);
+        }
+        if trace.times.is_empty() {
+            return Err(TraceError::Syntax { line: 2, column: 1, expected: "at least one epoch" });
+        }
+        Ok(trace)
+    }
+
+    fn push(&mut self, epoch: &Epoch) {
+        let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        self.times.push(epoch.time);
+        self.runs.extend(epoch.runs.iter().map(|r| (narrow(r.start().get()), narrow(r.pages()))));
+        self.ends.push(self.runs.len());
+    }
+
+    /// The first line.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// End of each epoch.
+    #[must_use]
+    pub fn times(&self) -> &[Tick] {
+        &self.times
+    }
+
+    /// Number of epochs, at least one.
+    #[must_use]
+    pub fn epochs(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Pages of the guest.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        usize::try_from(self.header.pages).unwrap_or(usize::MAX)
+    }
+
+    /// The runs of pages that were written in an epoch (nothing past the last one).
+    pub fn runs(&self, epoch: usize) -> impl Iterator<Item = PageRun> {
+        let end = self.ends.get(epoch).copied().unwrap_or(0);
+        let start = epoch.checked_sub(1).and_then(|e| self.ends.get(e)).copied().unwrap_or(0);
+        self.runs
+            .get(start..end)
+            .unwrap_or_default()
+            .iter()
+            .map(|&(start, pages)| PageRun::new(PageIndex::new(start.into()), pages.into()))
+    }
+
+    /// Pages written in each epoch.
+    #[must_use]
+    pub fn pages_per_epoch(&self) -> Vec<u64> {
+        (0..self.epochs()).map(|e| self.runs(e).map(PageRun::pages).sum()).collect()
+    }
+
+    /// In how many epochs each page was written.
+    #[must_use]
+    pub fn reports_per_page(&self) -> Vec<u32> {
+        let mut counts = vec![0_u32; self.pages()];
+        for epoch in 0..self.epochs() {
+            for page in self.runs(epoch).flat_map(PageRun::iter) {
+                counts[page.as_usize()] += 1;
+            }
+        }
+        counts
+    }
+}
+
+impl Limits {
+    /// A page number of a trace in memory has 32 bits.
+    fn for_u32(self) -> Self {
+        Self { pages: self.pages.min(u32::MAX.into()), ..self }
+    }
+}

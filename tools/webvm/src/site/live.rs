@@ -1,0 +1,581 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The site in real time: one thread is its vCPU and its network card, over real guest memory.
+//!
+//! The processor time that requests need is modelled, not burnt: a host with two processors could
+//! not run guest, engine, and users at full load otherwise. But what the engine costs the guest
+//! is measured: the time that writes take beyond what they took before tracking began is taken
+//! from the guest's processor (`steal`), as it would be from a vCPU's.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use precopy::guest::{GuestControl, GuestError};
+use precopy::report::GuestStall;
+use precopy::units::{PageIndex, Throttle, Tick};
+
+use super::{
+    Counters, Incoming, LiveMemory, OutKind, Outgoing, SessionKnown, Site, SiteAudit, SiteConfig,
+    SiteMemory,
+};
+use crate::clock::monotonic_ns;
+use crate::net::{Attach, Frame, FrameKind, GuestPort, PortWaker};
+use crate::ram::GuestRam;
+use crate::users::Acknowledged;
+use crate::vcpu::{Control, Measured, lock, summary};
+use crate::vm::WriteHook;
+
+/// How long a pause may take.
+const PAUSE_LIMIT: Duration = Duration::from_secs(5);
+/// Pages written between two looks at the world.
+const BUDGET: u64 = 48;
+/// Frames taken in between two looks at the clock.
+const FRAMES: usize = 32;
+/// The longest sleep: pauses and new ports wake the guest, this is only a safety.
+const SLEEP_MAX: Duration = Duration::from_millis(2);
+/// A vCPU does not catch up with more than this of lost time.
+const BACKLOG: Duration = Duration::from_millis(100);
+/// What the line that describes a site to a destination begins with.
+const KIND: &str = "site ";
+
+/// The clock that guest, users and prober share: `CLOCK_MONOTONIC` from an epoch on, so that it
+/// shows the same in every process of one machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LiveClock {
+    epoch_ns: u64,
+}
+
+impl LiveClock {
+    /// Starts now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { epoch_ns: monotonic_ns() }
+    }
+
+    /// With an epoch that another process has chosen.
+    #[must_use]
+    pub fn since(epoch_ns: u64) -> Self {
+        Self { epoch_ns }
+    }
+
+    /// `CLOCK_MONOTONIC` at its start, in nanoseconds.
+    #[must_use]
+    pub fn epoch_ns(self) -> u64 {
+        self.epoch_ns
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(self) -> Tick {
+        Tick::from_nanos(monotonic_ns().saturating_sub(self.epoch_ns))
+    }
+}
+
+/// Memory that tells a VMM's tracker of each write.
+struct Hooked {
+    memory: LiveMemory<Arc<dyn GuestRam>>,
+    hook: Option<WriteHook>,
+}
+
+impl Hooked {
+    fn told(&self, page: PageIndex) {
+        if let Some(hook) = &self.hook {
+            hook(page);
+        }
+    }
+}
+
+impl SiteMemory for Hooked {
+    fn read(&self, at: usize, into: &mut [u8]) {
+        self.memory.read(at, into);
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        self.memory.write(at, bytes);
+        self.told(PageIndex::new((at / super::layout::PAGE) as u64));
+    }
+
+    fn fill(&mut self, page: PageIndex, content: super::Content) {
+        self.memory.fill(page, content);
+        self.told(page);
+    }
+
+    fn read_page(&self, page: PageIndex, offset: usize, into: &mut [u8]) {
+        self.memory.read_page(page, offset, into);
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.memory.fault()
+    }
+}
+
+/// What the guest's thread owns while it runs.
+struct Inside {
+    site: Option<Site>,
+    memory: Hooked,
+    port: Option<Box<dyn GuestPort>>,
+    /// Last frame given to the port.
+    sent: u64,
+    /// Nanoseconds that a write takes when nobody tracks, while that is being learnt.
+    write_ns: f64,
+    learnt: u64,
+    /// Processor time that the guest owes to the engine.
+    stolen: Duration,
+    /// Time up to which the guest has worked.
+    worked_until: Tick,
+}
+
+struct Shared {
+    control: Control,
+    inside: Mutex<Inside>,
+    measured: Mutex<Measured>,
+    waker: Mutex<Option<PortWaker>>,
+    in_flight: AtomicU32,
+    stolen_ns: AtomicU64,
+    fault: Mutex<Option<String>>,
+    /// Others that want to look inside while the guest runs.
+    wanted: AtomicU32,
+}
+
+impl Shared {
+    /// Looks inside between two steps of the guest.
+    fn visit<T>(&self, look: impl FnOnce(&mut Inside) -> T) -> T {
+        self.wanted.fetch_add(1, Ordering::AcqRel);
+        if let Some(waker) = &*lock(&self.waker) {
+            waker.wake();
+        }
+        let seen = look(&mut lock(&self.inside));
+        self.wanted.fetch_sub(1, Ordering::AcqRel);
+        seen
+    }
+}
+
+/// The guest, in as many hands as need it. Dropping the last one ends its thread.
+#[derive(Clone)]
+pub struct LiveSite {
+    shared: Arc<Shared>,
+    clock: LiveClock,
+    config: SiteConfig,
+    _thread: Arc<Thread>,
+}
+
+struct Thread {
+    shared: Arc<Shared>,
+    handle: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for LiveSite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveSite").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl LiveSite {
+    /// A paused guest over `memory`, which is taken to be zero: [`boot`](Self::boot) it at a
+    /// source; at a destination import a state.
+    ///
+    /// # Errors
+    /// [`GuestError`] if the configuration does not fit the memory, or a thread cannot be started.
+    pub fn new(
+        config: SiteConfig,
+        memory: Arc<dyn GuestRam>,
+        clock: LiveClock,
+        hook: Option<WriteHook>,
+    ) -> Result<Self, GuestError> {
+        let site =
+            Site::new(config.clone()).map_err(|error| GuestError::because("be built", error))?;
+        if memory.pages() != config.pages || memory.page_bytes() != super::layout::PAGE {
+            let why = format!("its memory has {} pages, not {}", memory.pages(), config.pages);
+            return Err(GuestError::because("be built", why));
+        }
+        let inside = Inside {
+            site: Some(site),
+            memory: Hooked { memory: LiveMemory::new(memory), hook },
+            port: None,
+            sent: 0,
+            write_ns: 0.0,
+            learnt: 0,
+            stolen: Duration::ZERO,
+            worked_until: Tick::ZERO,
+        };
+        let shared = Arc::new(Shared {
+            control: Control::new(),
+            inside: Mutex::new(inside),
+            measured: Mutex::new(Measured::new()),
+            waker: Mutex::new(None),
+            in_flight: AtomicU32::new(0),
+            stolen_ns: AtomicU64::new(0),
+            fault: Mutex::new(None),
+            wanted: AtomicU32::new(0),
+        });
+        let runner = Arc::clone(&shared);
+        let handle = thread::Builder::new()
+            .name("site-vcpu0".to_owned())
+            .spawn(move || runner.run(clock))
+            .map_err(|error| GuestError::because("start its vCPU", error))?;
+        let thread = Thread { shared: Arc::clone(&shared), handle: Some(handle) };
+        Ok(Self { shared, clock, config, _thread: Arc::new(thread) })
+    }
+
+    /// Loads the data and fills memory. For a guest that has not run yet.
+    ///
+    /// # Errors
+    /// [`GuestError`] if it runs, or memory cannot be written.
+    pub fn boot(&self) -> Result<(), GuestError> {
+        if self.shared.control.is_running() {
+            return Err(GuestError::because("boot", "it is running"));
+        }
+        let mut inside = lock(&self.shared.inside);
+        let Inside { site, memory, worked_until, .. } = &mut *inside;
+        let Some(site) = site else { return Err(GuestError::because("boot", "it has no site")) };
+        site.boot(memory);
+        site.stand_still(self.clock.now());
+        *worked_until = self.clock.now();
+        memory.fault().map_or(Ok(()), |fault| Err(GuestError::because("boot", fault)))
+    }
+
+    /// What was configured.
+    #[must_use]
+    pub fn config(&self) -> &SiteConfig {
+        &self.config
+    }
+
+    /// Its clock.
+    #[must_use]
+    pub fn clock(&self) -> LiveClock {
+        self.clock
+    }
+
+    /// The line that describes this guest to a destination.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        format!("{KIND}{} {}", self.clock.epoch_ns, self.config)
+    }
+
+    /// The configuration and clock of a guest so described; `None` if it is no site.
+    ///
+    /// # Errors
+    /// [`GuestError`] if it is one, but makes no sense.
+    pub fn parse_description(line: &str) -> Option<Result<(SiteConfig, LiveClock), GuestError>> {
+        let rest = line.strip_prefix(KIND)?;
+        let parsed = || {
+            let (epoch, config) = rest.split_once(' ')?;
+            Some((config, LiveClock::since(epoch.parse().ok()?)))
+        };
+        Some(match parsed() {
+            None => Err(GuestError::because("be built", format!("{line:?} is incomplete"))),
+            Some((config, clock)) => config
+                .parse()
+                .map(|config| (config, clock))
+                .map_err(|error: super::SiteConfigError| GuestError::because("be built", error)),
+        })
+    }
+
+    /// How far the guest's memory has come: what the switch must know before a port is attached.
+    #[must_use]
+    pub fn attach_point(&self) -> Attach {
+        self.shared.visit(|inside| {
+            inside.site.as_ref().map_or_else(Attach::default, |site| Attach {
+                received: site.received(),
+                sent_acknowledged: site.acknowledged(),
+            })
+        })
+    }
+
+    /// Connects the guest to a network; an earlier port is dropped.
+    pub fn attach(&self, port: Box<dyn GuestPort>) {
+        let waker = port.waker();
+        self.shared.visit(|inside| {
+            inside.sent = inside.site.as_ref().map_or(0, Site::acknowledged);
+            inside.port = Some(port);
+        });
+        *lock(&self.shared.waker) = Some(waker);
+    }
+
+    /// What the site has counted.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.shared.visit(|inside| inside.site.as_ref().map(Site::counters)).unwrap_or_default()
+    }
+
+    /// Processor time that tracking has taken from the guest so far.
+    #[must_use]
+    pub fn stolen(&self) -> Duration {
+        Duration::from_nanos(self.shared.stolen_ns.load(Ordering::Relaxed))
+    }
+
+    /// The longest time that the guest stood still across its last migration.
+    #[must_use]
+    pub fn blackout(&self) -> Option<Duration> {
+        lock(&self.shared.measured).blackout
+    }
+
+    /// Why the guest can't go on, if that is so.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        lock(&self.shared.fault).clone()
+    }
+
+    /// Pauses the guest, compares memory with what the clients know, and lets it go on if it ran.
+    ///
+    /// # Errors
+    /// [`GuestError`] if it cannot be paused or resumed.
+    pub fn audit(
+        &self,
+        promises: &[Acknowledged],
+        sessions: &[SessionKnown],
+    ) -> Result<SiteAudit, GuestError> {
+        let mut guest = self.clone();
+        let ran = guest.is_running();
+        guest.pause()?;
+        let report = {
+            let inside = lock(&self.shared.inside);
+            let site = inside.site.as_ref();
+            site.map(|site| site.audit(&inside.memory, promises, sessions))
+        };
+        if ran {
+            guest.resume()?;
+        }
+        report.ok_or_else(|| GuestError::because("be audited", "it has no site"))
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*lock(&self.shared.waker) {
+            waker.wake();
+        }
+    }
+}
+
+impl Shared {
+    /// The guest's thread.
+    fn run(&self, clock: LiveClock) {
+        loop {
+            self.control.park_while_paused();
+            if self.control.is_exiting() {
+                return;
+            }
+            let mut inside = lock(&self.inside);
+            // The world went on while the guest stood still; its work did not.
+            inside.stand_still(clock.now());
+            while self.control.is_running() {
+                lock(&self.measured).step(monotonic_ns());
+                let idle_until = inside.step(clock, self);
+                self.in_flight.store(
+                    inside.site.as_ref().map_or(0, Site::requests_in_flight),
+                    Ordering::Relaxed,
+                );
+                if let Some(fault) = inside.memory.fault() {
+                    *lock(&self.fault) = Some(fault);
+                    self.control.begin_pause();
+                }
+                if self.wanted.load(Ordering::Acquire) > 0 {
+                    drop(inside);
+                    while self.wanted.load(Ordering::Acquire) > 0 {
+                        thread::sleep(Duration::from_micros(20));
+                    }
+                    inside = lock(&self.inside);
+                    continue;
+                }
+                let Some(until) = idle_until else { continue };
+                let now = clock.now();
+                let sleep = until.since(now).min(SLEEP_MAX);
+                if sleep.is_zero() {
+                    continue;
+                }
+                match inside.port.as_mut().filter(|port| port.closed().is_none()) {
+                    Some(port) => port.wait(Instant::now() + sleep),
+                    None => {
+                        // Others may want to attach one.
+                        drop(inside);
+                        thread::sleep(sleep.min(Duration::from_micros(200)));
+                        inside = lock(&self.inside);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Inside {
+    fn stand_still(&mut self, now: Tick) {
+        if let Some(site) = &mut self.site {
+            site.stand_still(now);
+        }
+        self.worked_until = now;
+    }
+
+    /// Takes frames, works until now, hands frames out. Returns until when there is nothing to
+    /// do, or `None` if there is more already.
+    fn step(&mut self, clock: LiveClock, shared: &Shared) -> Option<Tick> {
+        let Self { site, memory, port, sent, .. } = self;
+        let site = site.as_mut()?;
+        let mut more = false;
+        if let Some(port) = port {
+            for left in (0..FRAMES).rev() {
+                let Some((number, frame)) = site.takes_frames().then(|| port.receive()).flatten()
+                else {
+                    break;
+                };
+                let incoming = match frame.kind {
+                    FrameKind::Open => Incoming::Open,
+                    FrameKind::Data => Incoming::Data(&frame.bytes),
+                    FrameKind::Close => Incoming::Close,
+                };
+                site.receive(number, frame.conn, incoming, memory);
+                more = left == 0;
+            }
+            port.acknowledge(site.received());
+            let acknowledged = port.acknowledged();
+            site.acknowledge(acknowledged, memory);
+        }
+        let now = clock.now();
+        // A host that could not run the guest for long has lost it that time.
+        let due = now.since(self.worked_until);
+        if due > BACKLOG {
+            let lost = due.saturating_sub(BACKLOG);
+            site.stand_still(self.worked_until + lost);
+            self.worked_until += lost;
+        }
+        if !self.stolen.is_zero() {
+            let paid = self.stolen.min(now.since(self.worked_until));
+            site.stand_still(self.worked_until + paid);
+            self.worked_until += paid;
+            self.stolen = self.stolen.saturating_sub(paid);
+        }
+        let began = Instant::now();
+        let before = site.counters().writes;
+        let done = site.run(now, BUDGET, memory);
+        let writes = site.counters().writes - before;
+        self.worked_until = site.now();
+        if let Some(port) = port {
+            while let Some(out) = site.outgoing(*sent, memory) {
+                if port.send(out.number, frame_of(&out, memory)).is_err() {
+                    break;
+                }
+                *sent = out.number;
+            }
+        }
+        let next = site.poll_timeout().unwrap_or(now + SLEEP_MAX);
+        self.charge(writes, began.elapsed(), shared);
+        (done && !more).then_some(next)
+    }
+
+    /// Learns what a write costs in the guest's first seconds; later, takes what it costs more
+    /// from the guest's processor.
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a moment")]
+    fn charge(&mut self, writes: u64, took: Duration, shared: &Shared) {
+        /// Writes from which the cost is learnt.
+        const LESSON: u64 = 20_000;
+        if writes == 0 {
+            return;
+        }
+        let took_ns = took.as_nanos() as f64;
+        if self.learnt < LESSON {
+            self.learnt += writes;
+            let share = writes as f64 / self.learnt as f64;
+            self.write_ns += (took_ns / writes as f64 - self.write_ns) * share;
+            return;
+        }
+        let extra = (took_ns - self.write_ns * writes as f64).clamp(0.0, 20e6);
+        let extra = Duration::from_secs_f64(extra / 1e9);
+        self.stolen += extra;
+        let nanos = u64::try_from(extra.as_nanos()).unwrap_or(u64::MAX);
+        shared.stolen_ns.fetch_add(nanos, Ordering::Relaxed);
+    }
+}
+
+fn frame_of(out: &Outgoing, memory: &impl SiteMemory) -> Frame {
+    match out.kind {
+        OutKind::Data => Frame::data(out.connection, Bytes::from(out.bytes(memory))),
+        OutKind::Close => Frame::close(out.connection),
+    }
+}
+
+impl GuestControl for LiveSite {
+    fn pause(&mut self) -> Result<(), GuestError> {
+        self.shared.control.begin_pause();
+        self.wake();
+        if self.shared.control.wait_until_parked(1, PAUSE_LIMIT) {
+            return Ok(());
+        }
+        self.shared.control.run();
+        Err(GuestError::new(format!("pause within {} s", PAUSE_LIMIT.as_secs())))
+    }
+
+    fn resume(&mut self) -> Result<(), GuestError> {
+        if let Some(fault) = self.fault() {
+            return Err(GuestError::because("resume", fault));
+        }
+        self.shared.control.run();
+        Ok(())
+    }
+
+    fn throttle(&mut self, throttle: Throttle) -> Result<(), GuestError> {
+        let share = f64::from(100 - throttle.get()) / 100.0;
+        self.shared.visit(|inside| {
+            if let Some(site) = &mut inside.site {
+                site.set_speed(share);
+            }
+        });
+        Ok(())
+    }
+
+    fn export_state(&mut self) -> Result<Bytes, GuestError> {
+        if self.is_running() {
+            return Err(GuestError::because("export its state", "it is running"));
+        }
+        let inside = lock(&self.shared.inside);
+        let site = inside.site.as_ref();
+        let state = site.ok_or_else(|| GuestError::because("export its state", "it has none"))?;
+        let mut out = Vec::from(&state.save()[..]);
+        // The last step goes in front of the site's own state.
+        let last = lock(&self.shared.measured).last_step_ns;
+        out.splice(0..0, last.to_le_bytes());
+        Ok(out.into())
+    }
+
+    fn import_state(&mut self, mut state: Bytes) -> Result<(), GuestError> {
+        if self.is_running() {
+            return Err(GuestError::because("import the state", "it is running"));
+        }
+        if state.len() < 8 {
+            return Err(GuestError::because("import the state", "it is too short"));
+        }
+        let last = bytes::Buf::get_u64_le(&mut state);
+        let mut inside = lock(&self.shared.inside);
+        let site = Site::restore(&self.config, state, &inside.memory)?;
+        inside.site = Some(site);
+        let mut measured = lock(&self.shared.measured);
+        *measured = Measured::new();
+        (measured.last_step_ns, measured.crossing) = (last, last > 0);
+        Ok(())
+    }
+
+    fn is_running(&self) -> bool {
+        self.shared.control.is_running()
+    }
+
+    fn requests_in_flight(&self) -> Option<u32> {
+        Some(self.shared.in_flight.load(Ordering::Relaxed))
+    }
+
+    fn stall(&self) -> Option<GuestStall> {
+        summary(&lock(&self.shared.measured).gaps)
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.shared.control.exit();
+        if let Some(waker) = &*lock(&self.shared.waker) {
+            waker.wake();
+        }
+        if let Some(handle) = self.handle.take() {
+            // A vCPU that panicked has said so already.
+            let _ = handle.join();
+        }
+    }
+}
