@@ -206,7 +206,9 @@ impl World {
         self.site.set_speed(speed);
         if running {
             let now = self.now;
-            self.probes.extend(self.waiting_probes.drain(..).map(|sent| Probe { sent, completed: Some(now) }));
+            self.probes.extend(
+                self.waiting_probes.drain(..).map(|sent| Probe { sent, completed: Some(now) }),
+            );
         }
         loop {
             let at = self.next(running).unwrap_or(until).max(self.now).min(until);
