@@ -12,6 +12,7 @@
     )
 )]
 
+pub mod live;
 pub mod paper;
 pub mod predict;
 pub mod report;

@@ -10,8 +10,8 @@ use precopy::report::Outcome;
 use precopy::session::SourceConfig;
 use precopy::sim::pair::{self, Link, PairPlan, PairResult};
 use precopy::units::{MigrationId, PageSize, Tick};
-use webvm::sla::{self, Probe, Sample, SlaError, SlaReport};
 use webvm::site::{Action, Counters, SiteConfig};
+use webvm::sla::{self, Probe, Sample, SlaError, SlaReport};
 use webvm::users::UsersConfig;
 use webvm::world::{ServiceNetwork, World, WorldError};
 
@@ -32,7 +32,9 @@ pub enum RunError {
     #[error(transparent)]
     Sla(#[from] SlaError),
     /// A migration that begins outside of steady state, or before the last one is over.
-    #[error("Migration {number} is to begin at {at_s} s; the guest is free from {free_s} s to {steady_s} s of steady state")]
+    #[error(
+        "Migration {number} is to begin at {at_s} s; the guest is free from {free_s} s to {steady_s} s of steady state"
+    )]
     BadTime {
         /// Its number.
         number: usize,
