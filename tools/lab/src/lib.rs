@@ -13,6 +13,7 @@
 )]
 
 pub mod checks;
+pub mod live;
 pub mod paper;
 pub mod predict;
 pub mod report;
