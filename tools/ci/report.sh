@@ -120,7 +120,7 @@ echo "the report:"
 check "$page" whole
 
 for theme in light dark; do
-    browse "$page#$theme" "shot-$theme" --window-size=1280,16000 --screenshot="$out/$theme.png"
+    browse "$page#$theme" "shot-$theme" --window-size=1280,22000 --screenshot="$out/$theme.png"
     [ -s "$out/$theme.png" ] || { echo "no screenshot $out/$theme.png"; exit 1; }
 done
 echo "screenshots: $out/light.png $out/dark.png"
