@@ -74,6 +74,10 @@ pub(crate) fn run(args: &PaperArgs) -> anyhow::Result<Exit> {
     if wants(Experiment::Policies) {
         report.policies = experiments::rank(&options, &progress)?;
     }
+    if args.experiment == Experiment::All {
+        report.checks = lab::paper::model::checks(&options, &progress)?;
+        report.traces = lab::paper::model::against_traces(&options)?;
+    }
     progress.bar.finish_and_clear();
     if stop.requests() > 0 {
         let runs = *progress.runs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
