@@ -9,5 +9,8 @@ pub mod model;
 pub mod pool;
 mod run;
 
+#[cfg(test)]
+mod tests;
+
 pub use explain::explain;
 pub use run::{Migrated, Ran, RunError, Scenario, migrate, run};

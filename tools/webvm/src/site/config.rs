@@ -159,7 +159,7 @@ pub enum SiteConfigError {
 const KEYS: &str = "pages, users, max-workers, workers, capacity, cpu-profile, private-pages, \
                     kernel-pages, kernel-writes, kernel-zipf, zero-share, upload-scale, seed";
 
-fn range<T: PartialOrd + fmt::Display>(
+fn range<T: PartialOrd + Copy + fmt::Display>(
     field: &'static str,
     value: T,
     low: T,

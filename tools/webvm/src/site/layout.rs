@@ -94,6 +94,7 @@ pub struct Layout {
 
 /// Records at the start: Olio's loader (workload.md 1.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Initial {
     /// Registered users.
     pub persons: u64,

@@ -65,6 +65,7 @@ const TEXT: &[u8; 64] = b"<div class=\"event\"><a href=\"/event?id=0000\">Summer
 
 /// Bytes that a [`Content::Delta`] changes: mean 280, so that XBZRLE's output is about the 406
 /// bytes that were measured.
+#[expect(clippy::cast_possible_truncation, reason = "offsets within a page")]
 fn delta(seed: u64) -> (usize, usize) {
     let mut rng = Rng::new(seed);
     let length = 8 * (1 + rng.below(68)) as usize;
