@@ -74,6 +74,10 @@ impl Kernel {
         (0..self.pages).map(Self::cell)
     }
 
+    pub(super) fn populate(&self, memory: &mut impl TierMemory) -> Result<(), MemoryError> {
+        self.cells().try_for_each(|cell| memory.add(cell))
+    }
+
     pub(super) fn run(
         &self,
         rng: &mut Rng,
