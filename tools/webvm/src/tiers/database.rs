@@ -61,7 +61,7 @@ impl Database {
         let mix = config.matrix.stationary();
         let share = |action: Action| mix[action.index()];
         Ok(Self {
-            kernel: Kernel::new(config.kernel_pages, config.kernel_writes)?,
+            kernel: Kernel::new(config.kernel_pages, config.kernel_writes),
             pool: law("skew", pool_pages, config.skew)?,
             pool_pages,
             log_records: (u64::from(config.log_mib) << 20) / u64::from(config.insert_bytes),

@@ -41,7 +41,7 @@ pub(super) struct Memcached {
 
 impl Memcached {
     pub(super) fn new(config: &MemcachedConfig) -> Result<Self, TierError> {
-        let kernel = Kernel::new(config.kernel_pages, config.kernel_writes)?;
+        let kernel = Kernel::new(config.kernel_pages, config.kernel_writes);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_precision_loss,
