@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use precopy::sim::VirtualGuest as _;
 use precopy::units::{Throttle, Tick};
 use webvm::tiers::{Tier, TierConfig};
 

@@ -61,7 +61,7 @@ impl Database {
         let mix = config.matrix.stationary();
         let share = |action: Action| mix[action.index()];
         Ok(Self {
-            kernel: Kernel::new(config.kernel_pages, config.kernel_writes)?,
+            kernel: Kernel::new(config.kernel_pages, config.kernel_writes),
             pool: law("skew", pool_pages, config.skew)?,
             pool_pages,
             log_records: (u64::from(config.log_mib) << 20) / u64::from(config.insert_bytes),
@@ -142,8 +142,17 @@ impl Database {
         (sample(&self.pool, self.pool_pages, rng) - 1) * 2_654_435_761 % self.pool_pages
     }
 
-    /// An empty database is all zeros.
-    pub(super) fn populate(&self, _memory: &mut impl TierMemory) -> Result<(), MemoryError> {
+    /// As after a long time: the pool is full of data, and the log has gone round once.
+    pub(super) fn populate(&self, memory: &mut impl TierMemory) -> Result<(), MemoryError> {
+        self.kernel.populate(memory)?;
+        for number in 0..self.log_records {
+            memory.write(self.log_record(number))?;
+        }
+        memory.store(self.log_head(), self.log_records)?;
+        for page in 0..self.pool_pages * POOL_PAGE_PAGES {
+            let at = self.pool_at() + page * PAGE_BYTES + ROWS_AT;
+            memory.write(Body { at, bytes: PAGE_BYTES - ROWS_AT, key: mix(page) })?;
+        }
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use precopy::units::{PageRun, Throttle};
 use crate::clock::{self, monotonic_ns};
 use crate::ram::GuestRam;
 use crate::state::{GuestState, VcpuState};
-use crate::vcpu::{Measured, lock};
+use crate::vcpu::{Control, Measured, lock, summary};
 use crate::vm::WriteHook;
 
 use super::config::TierConfig;
@@ -36,24 +36,18 @@ const BACKLOG_NS: u64 = 100_000_000;
 /// Most operations of a tier that a migration believes.
 const OPS_MAX: u64 = 1 << 48;
 
-const PAUSED: u8 = 0;
-const RUNNING: u8 = 1;
-const EXITING: u8 = 2;
-
 /// What the thread and its owners share.
 struct Vcpu {
     config: TierConfig,
     model: Model,
     ram: Arc<dyn GuestRam>,
     hook: Option<WriteHook>,
-    mode: AtomicU8,
+    control: Control,
     throttle_percent: AtomicU8,
     /// Operations done. Exact while paused.
     ops: AtomicU64,
     /// Operations that found a value or page that is not as it was stored.
     bad_reads: AtomicU64,
-    parked: Mutex<bool>,
-    changed: Condvar,
     measured: Mutex<Measured>,
     fault: Mutex<Option<MemoryError>>,
 }
@@ -63,45 +57,16 @@ impl Vcpu {
         Real { ram: &*self.ram, hook: self.hook.as_ref() }
     }
 
-    fn is_running(&self) -> bool {
-        self.mode.load(Ordering::Acquire) == RUNNING
-    }
-
-    fn set_mode(&self, mode: u8) {
-        // Under the lock, so that the thread does not miss the change between look and wait.
-        let _parked = lock(&self.parked);
-        self.mode.store(mode, Ordering::Release);
-        self.changed.notify_all();
-    }
-
-    fn park_while_paused(&self) {
-        let mut parked = lock(&self.parked);
-        *parked = true;
-        self.changed.notify_all();
-        while self.mode.load(Ordering::Acquire) == PAUSED {
-            parked = self.changed.wait(parked).unwrap_or_else(PoisonError::into_inner);
-        }
-        *parked = false;
-    }
-
-    fn wait_until_parked(&self) -> bool {
-        let parked = lock(&self.parked);
-        let wait = self.changed.wait_timeout_while(parked, PAUSE_LIMIT, |parked| !*parked);
-        *wait.unwrap_or_else(PoisonError::into_inner).0
-    }
-
     fn live(&self) {
         loop {
-            match self.mode.load(Ordering::Acquire) {
-                EXITING => return,
-                PAUSED => self.park_while_paused(),
-                _ => {
-                    if let Err(error) = self.run_until_told() {
-                        lock(&self.fault).get_or_insert(error);
-                        while self.is_running() {
-                            thread::park_timeout(NAP);
-                        }
-                    }
+            self.control.park_while_paused();
+            if self.control.is_exiting() {
+                return;
+            }
+            if let Err(error) = self.run_until_told() {
+                lock(&self.fault).get_or_insert(error);
+                while self.control.is_running() {
+                    thread::park_timeout(NAP);
                 }
             }
         }
@@ -110,7 +75,7 @@ impl Vcpu {
     fn run_until_told(&self) -> Result<(), MemoryError> {
         let per_s = u128::from(self.config.ops_per_s());
         let (mut last_ns, mut worked_ns, mut issued) = (monotonic_ns(), 0_u128, 0);
-        while self.is_running() {
+        while self.control.is_running() {
             let now_ns = monotonic_ns();
             let passed_ns = now_ns.saturating_sub(last_ns).min(BACKLOG_NS);
             last_ns = now_ns;
@@ -130,7 +95,7 @@ impl Vcpu {
                 thread::park_timeout(NAP);
             }
             for _ in 0..due {
-                if !self.is_running() {
+                if !self.control.is_running() {
                     break;
                 }
                 let op = self.ops.load(Ordering::Relaxed);
@@ -153,7 +118,7 @@ struct Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        self.vcpu.set_mode(EXITING);
+        self.vcpu.control.exit();
         if let Some(handle) = self.handle.take() {
             handle.thread().unpark();
             // A vCPU that panicked has said so already.
@@ -201,12 +166,10 @@ impl TierVm {
             model,
             ram,
             hook,
-            mode: AtomicU8::new(PAUSED),
+            control: Control::new(),
             throttle_percent: AtomicU8::new(0),
             ops: AtomicU64::new(0),
             bad_reads: AtomicU64::new(0),
-            parked: Mutex::new(false),
-            changed: Condvar::new(),
             measured: Mutex::new(Measured::new()),
             fault: Mutex::new(None),
         });
@@ -223,7 +186,7 @@ impl TierVm {
     }
 
     fn must_be_paused(&self, what: &str) -> Result<(), GuestError> {
-        if self.vcpu().is_running() {
+        if self.vcpu().control.is_running() {
             return Err(GuestError::because(what, "it is running"));
         }
         match lock(&self.vcpu().fault).as_ref() {
@@ -288,22 +251,22 @@ impl TierVm {
 
 impl GuestControl for TierVm {
     fn pause(&mut self) -> Result<(), GuestError> {
-        self.vcpu().set_mode(PAUSED);
+        self.vcpu().control.begin_pause();
         if let Some(handle) = &self.0.handle {
             handle.thread().unpark();
         }
-        if self.vcpu().wait_until_parked() {
+        if self.vcpu().control.wait_until_parked(1, PAUSE_LIMIT) {
             return Ok(());
         }
-        self.vcpu().set_mode(RUNNING);
+        self.vcpu().control.run();
         Err(GuestError::new(format!("pause within {} s", PAUSE_LIMIT.as_secs())))
     }
 
     fn resume(&mut self) -> Result<(), GuestError> {
-        if !self.vcpu().is_running() {
+        if !self.vcpu().control.is_running() {
             self.must_be_paused("resume")?;
         }
-        self.vcpu().set_mode(RUNNING);
+        self.vcpu().control.run();
         Ok(())
     }
 
@@ -349,15 +312,11 @@ impl GuestControl for TierVm {
     }
 
     fn is_running(&self) -> bool {
-        self.vcpu().is_running()
+        self.vcpu().control.is_running()
     }
 
     fn stall(&self) -> Option<GuestStall> {
-        let gaps = lock(&self.vcpu().measured).gaps.clone();
-        let at = |quantile| Duration::from_nanos(gaps.value_at_quantile(quantile));
-        let longest = Duration::from_nanos(gaps.max());
-        (!gaps.is_empty())
-            .then(|| GuestStall::new(longest, at(0.5), at(0.99), at(0.999), gaps.len()))
+        summary(&lock(&self.vcpu().measured).gaps)
     }
 }
 
@@ -365,6 +324,7 @@ impl GuestControl for TierVm {
 mod tests {
     use std::collections::BTreeSet;
 
+    use precopy::sim::VirtualGuest as _;
     use precopy::units::{PageIndex, PageSize, Tick};
 
     use super::super::Tier;

@@ -41,7 +41,7 @@ pub(super) struct Memcached {
 
 impl Memcached {
     pub(super) fn new(config: &MemcachedConfig) -> Result<Self, TierError> {
-        let kernel = Kernel::new(config.kernel_pages, config.kernel_writes)?;
+        let kernel = Kernel::new(config.kernel_pages, config.kernel_writes);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_precision_loss,
@@ -95,23 +95,25 @@ impl Memcached {
     /// Puts every item there, with version 1. The last bumps are as after a long time: an item
     /// that is got more often than that was bumped some time within the interval.
     pub(super) fn populate(&self, memory: &mut impl TierMemory) -> Result<(), MemoryError> {
+        self.kernel.populate(memory)?;
         let mut rng = Rng::new(self.config.seed);
-        let mut first = 0.0;
+        let mut sum = 0.0;
         for rank in 1..=self.config.items {
             #[expect(clippy::cast_precision_loss, reason = "at most ten million items")]
             let weight = (rank as f64).powf(-self.config.skew);
-            first += weight;
+            sum += weight;
         }
         for rank in 1..=self.config.items {
             let item = self.item(rank);
             #[expect(clippy::cast_precision_loss, reason = "at most ten million items, 2^36 ops")]
-            let gets = self.base as f64 * (rank as f64).powf(-self.config.skew) / first;
+            let gets = self.base as f64 * (rank as f64).powf(-self.config.skew) / sum;
             let bumped = rng.unit() >= (-gets).exp();
             let ago = rng.below(self.base);
             memory.store(self.word(item, 0), item + 1)?;
             memory.store(self.word(item, 1), 1)?;
             memory.store(self.word(item, 2), if bumped { self.base - ago } else { 0 })?;
             memory.write(self.value(item, 1))?;
+            memory.add(self.bucket(item))?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A tier in virtual time.
 
+use precopy::sim::VirtualGuest;
 use precopy::units::{PageIndex, Throttle, Tick};
 
 use super::config::{TierConfig, TierError};
@@ -47,11 +48,11 @@ impl Tier {
     pub fn ops(&self) -> u64 {
         self.ops
     }
+}
 
-    /// Goes on to `until`. A tier that is `running` does its operations at the pace that
-    /// `throttle` leaves, and `write`s pages, some of them more than once; one that is not stands
-    /// still, and what was asked of it meanwhile does not come back.
-    pub fn run(
+/// What is asked of a tier that stands still does not come back.
+impl VirtualGuest for Tier {
+    fn run(
         &mut self,
         until: Tick,
         running: bool,

@@ -410,7 +410,10 @@ proptest! {
                 let request = out.remove(now as usize % out.len());
                 match what {
                     0 => users.handle_failure(at(now), request.user, Status::Reset),
-                    1 => users.handle_response(at(now), &Response { status: 500, ..answer(&request) }),
+                    1 => {
+                        let refusal = Response { status: 500, ..answer(&request) };
+                        users.handle_response(at(now), &refusal);
+                    }
                     2 => {
                         users.handle_response(at(now), &Response { seq: 0, ..answer(&request) });
                         out.push(request);

@@ -6,3 +6,4 @@
 mod endings;
 mod guest;
 mod migrations;
+mod tiers;
