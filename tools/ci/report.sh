@@ -24,7 +24,8 @@ if mount -t tmpfs -o size=256k none "$full" 2>/dev/null; then
     cargo run -q -p lab --example sample_report -- "$full" 2>"$work/full.log" || status=$?
     left=$(find "$full" -name '.report-*' | wc -l)
     umount "$full"
-    if [ "$status" -eq 0 ] || [ "$left" -ne 0 ] || ! grep -q "Cannot write $full/" "$work/full.log"; then
+    if [ "$status" -eq 0 ] || [ "$left" -ne 0 ] ||
+        ! grep -q "Cannot write $full/" "$work/full.log"; then
         echo "FAILED: a full disk gave exit code $status, $left files left over, and this:"
         cat "$work/full.log"
         exit 1
@@ -119,7 +120,7 @@ echo "the report:"
 check "$page" whole
 
 for theme in light dark; do
-    browse "$page#$theme" "shot-$theme" --window-size=1280,16000 --screenshot="$out/$theme.png"
+    browse "$page#$theme" "shot-$theme" --window-size=1280,22000 --screenshot="$out/$theme.png"
     [ -s "$out/$theme.png" ] || { echo "no screenshot $out/$theme.png"; exit 1; }
 done
 echo "screenshots: $out/light.png $out/dark.png"

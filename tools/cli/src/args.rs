@@ -3,6 +3,7 @@
 
 mod guest;
 mod migration;
+mod paper;
 mod predict;
 mod tools;
 
@@ -13,6 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use guest::{BackingName, GuestArgs};
 pub(crate) use migration::{MigrationArgs, OnLimit, TrackerName};
+pub(crate) use paper::{Experiment, PaperArgs};
 pub(crate) use predict::{PredictArgs, WorkingSetArgs};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
@@ -45,6 +47,8 @@ pub(crate) enum Command {
     Policies(PoliciesArgs),
     /// Try which ways of dirty tracking work on this machine
     Trackers(TrackersArgs),
+    /// Run the experiments of the paper on the cost of live migration under Web 2.0 load
+    Paper(PaperArgs),
     /// Check the protocol: every order of events in small worlds, or random worlds by seed
     Check(CheckArgs),
     /// Measure throughput, downtime and what tracking costs

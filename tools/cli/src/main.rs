@@ -10,6 +10,7 @@ mod demo;
 mod exit;
 mod guest;
 mod lines;
+mod paper;
 mod parse;
 mod peer;
 mod plan;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Policies(args) => policies::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Trackers(args) => trackers::run(&args),
+        Command::Paper(args) => paper::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::CopySink(args) => bench::copy::sink(&args),

@@ -12,6 +12,8 @@
     )
 )]
 
+pub mod checks;
+pub mod live;
 pub mod paper;
 pub mod predict;
 pub mod report;

@@ -292,13 +292,15 @@ fn spread(outcomes: &[Outcome], value: impl Fn(&Outcome) -> f64) -> Spread {
 /// [`RunError`] if the options make no sense.
 pub fn contrast(options: &Options, watch: &dyn Watch) -> Result<Vec<ContrastArm>, RunError> {
     let mut arms = Vec::new();
-    for (name, workers) in [
-        ("keep-alive on", Workers::KeepAlive),
-        ("keep-alive off", Workers::PerRequest),
-        ("PHP-FPM pool of 4", Workers::Pool),
+    for (name, workers, tax) in [
+        ("keep-alive on", Workers::KeepAlive, options.tax),
+        ("keep-alive off", Workers::PerRequest, options.tax),
+        ("keep-alive on, no slowdown", Workers::KeepAlive, 0.0),
+        ("keep-alive off, no slowdown", Workers::PerRequest, 0.0),
+        ("PHP-FPM pool of 4", Workers::Pool, options.tax),
     ] {
         let mut jobs = options.scenarios(USERS)?;
-        jobs.iter_mut().for_each(|s| s.site.workers = workers);
+        jobs.iter_mut().for_each(|s| (s.site.workers, s.tax) = (workers, tax));
         let (mut busy, mut dirtied) = (Vec::new(), Vec::new());
         for job in jobs.iter().take(if watch.is_cancelled() { 0 } else { jobs.len() }) {
             #[expect(clippy::cast_precision_loss, reason = "some hundred workers")]
@@ -381,6 +383,10 @@ pub fn ranked_policies(paper: &PolicySpec) -> Result<Vec<PolicySpec>, PolicyErro
     Ok(all)
 }
 
+/// Time after which the guest is paused under any policy: a rule that never finds a good moment
+/// while the load lasts would otherwise wait for its end.
+const PATIENCE_S: f64 = 120.0;
+
 /// What every policy of the engine makes of the same guests, shortest downtime first.
 ///
 /// # Errors
@@ -391,7 +397,7 @@ pub fn rank(options: &Options, watch: &dyn Watch) -> Result<Vec<PolicyResult>, R
         let jobs: Vec<_> = Options { policy: policy.clone(), ..options.clone() }
             .scenarios(USERS)?
             .into_iter()
-            .map(|s| s.with_migrations([FIRST_S]))
+            .map(|s| Scenario { max_time_s: Some(PATIENCE_S), ..s.with_migrations([FIRST_S]) })
             .collect();
         let done = outcomes(&format!("policy {policy}"), &jobs, watch)?;
         if done.is_empty() {

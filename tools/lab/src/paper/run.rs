@@ -77,6 +77,8 @@ pub struct Scenario {
     pub bandwidth_bytes_per_s: f64,
     /// Share of the guest's processor that a migration takes while the guest runs.
     pub tax: f64,
+    /// Time after which the guest is paused whatever the policy says, in seconds.
+    pub max_time_s: Option<f64>,
 }
 
 impl Scenario {
@@ -89,11 +91,13 @@ impl Scenario {
         let policy = PolicySpec::parse("xen-legacy:growth=dirty,skip=false");
         Self {
             site,
-            users: UsersConfig { users, seed, ..UsersConfig::default() },
+            // Faban's clients wait as long as it takes; two minutes are longer than any answer.
+            users: UsersConfig { users, seed, time_out_s: 120.0, ..UsersConfig::default() },
             migrations: Vec::new(),
             policy: policy.expect("a policy that exists"),
             bandwidth_bytes_per_s: 117.5e6,
             tax: 0.15,
+            max_time_s: None,
         }
     }
 
@@ -233,7 +237,9 @@ pub fn migrate(
 ) -> Result<Migrated, RunError> {
     let regions = RegionTable::single(PageSize::BASE, scenario.site.pages)?;
     let config = SourceConfig::new(MigrationId::new(number as u128), regions);
-    let policy = Guards::default().guard(scenario.policy.build());
+    let mut guards = Guards::default();
+    guards.max_duration = scenario.max_time_s.map(seconds);
+    let policy = guards.guard(scenario.policy.build());
     let mut plan = PairPlan::for_guest(config, Box::new(policy));
     let latency = Duration::from_micros(100);
     plan.link = Link { bandwidth_bytes_per_s: scenario.bandwidth_bytes_per_s, latency };

@@ -30,7 +30,9 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use clients::{ClientsError, ClientsLog, ClientsOptions, ClientsProgress, LiveClients};
+pub use clients::{
+    ClientsError, ClientsJournal, ClientsLog, ClientsOptions, ClientsProgress, LiveClients,
+};
 pub use files::{FileLimitError, reserve_files};
 pub use frame::{FRAME_BYTES_MAX, Frame, FrameKind};
 pub use inprocess::InProcessPort;

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::exchange::{Exchange, Filled, Scratch};
 use super::files::{FileLimitError, reserve_files};
 use super::timer::Timer;
+use crate::site::PROBE;
 
 const WAKER: Token = Token(0);
 const TIMER: Token = Token(1);
@@ -29,7 +30,6 @@ const PROBES_MAX: usize = 10_000_000;
 const ANSWER_MAX: usize = 4096;
 /// After the end, unanswered probes are waited for so long.
 const LAST_WAIT: Duration = Duration::from_secs(2);
-const REQUEST: &[u8] = b"GET /probe HTTP/1.1\r\nhost: probe\r\n\r\n";
 
 /// How a prober probes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,17 +41,17 @@ pub struct ProberOptions {
     pub interval: Duration,
     /// A probe that is not answered after so long has failed.
     pub limit: Duration,
-    /// Most connections at once: each carries one probe at a time, so a pause takes one more
-    /// per interval. A probe that finds none has failed.
+    /// Most connections at once, 1 to 1000. While one is idle it takes the next probe; when there
+    /// is none and no more may be opened, a probe follows others on a busy one.
     pub connections_max: usize,
 }
 
 impl ProberOptions {
-    /// Every 10 ms, for 30 s at most, on up to 3000 connections.
+    /// Every 10 ms, each for 30 s at most, on up to 16 connections.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
         let (interval, limit) = (Duration::from_millis(10), Duration::from_secs(30));
-        Self { address, interval, limit, connections_max: 3000 }
+        Self { address, interval, limit, connections_max: 16 }
     }
 }
 
@@ -64,6 +64,12 @@ pub enum ProberError {
     Interval {
         /// As given.
         interval: Duration,
+    },
+    /// Too few or too many connections.
+    #[error("The prober is to use {connections} connections; it must be 1 to 1000")]
+    Connections {
+        /// As given.
+        connections: usize,
     },
     /// The event loop cannot be set up.
     #[error("The prober cannot be started ({doing})")]
@@ -181,6 +187,9 @@ impl Prober {
             return Err(ProberError::Interval { interval });
         }
         let connections = options.connections_max;
+        if !(1..=1000).contains(&connections) {
+            return Err(ProberError::Connections { connections });
+        }
         reserve_files(connections).map_err(|source| ProberError::Files { connections, source })?;
         let start = |doing| move |source| ProberError::Start { doing, source };
         let poll = Poll::new().map_err(start("opening its event queue"))?;
@@ -227,15 +236,19 @@ impl Drop for Prober {
     }
 }
 
+/// A connection and the probes that it carries, oldest first.
+struct Line {
+    exchange: Exchange,
+    out: VecDeque<usize>,
+}
+
 /// The state of the event loop.
 struct Run {
     options: ProberOptions,
     poll: Poll,
     timer: Timer,
     origin: Instant,
-    /// Connections and the probe that each carries.
-    busy: BTreeMap<usize, (Exchange, usize)>,
-    idle: VecDeque<(usize, Exchange)>,
+    lines: BTreeMap<usize, Line>,
     next_token: usize,
     scratch: Scratch,
     log: ProbeLog,
@@ -244,9 +257,8 @@ struct Run {
 impl Run {
     fn new(options: ProberOptions, poll: Poll, timer: Timer, origin: Instant) -> Self {
         let log = ProbeLog { interval: options.interval, ..ProbeLog::default() };
-        let (busy, idle) = (BTreeMap::new(), VecDeque::new());
-        let scratch = Scratch::default();
-        Self { options, poll, timer, origin, busy, idle, next_token: FIRST, scratch, log }
+        let (lines, scratch) = (BTreeMap::new(), Scratch::default());
+        Self { options, poll, timer, origin, lines, next_token: FIRST, scratch, log }
     }
 
     fn run(mut self, cancels: &[CancelToken]) -> Result<ProbeLog, ProberError> {
@@ -266,7 +278,7 @@ impl Run {
                     }
                     due
                 }
-                Some(end) if now >= end || self.busy.is_empty() => return Ok(self.log),
+                Some(end) if now >= end || self.is_quiet() => return Ok(self.log),
                 Some(end) => end,
             };
             self.expire(now);
@@ -290,51 +302,71 @@ impl Run {
         Tick::ZERO + at.saturating_duration_since(self.origin)
     }
 
+    fn is_quiet(&self) -> bool {
+        self.lines.values().all(|line| line.out.is_empty())
+    }
+
     fn probe(&mut self, due: Instant, now: Instant) {
         let number = self.log.probes.len();
         let intended = self.tick(due);
         self.log.probes.push(Probe { intended, sent: None, completed: None });
-        let (token, mut exchange) = match self.idle.pop_front() {
-            Some(idle) => idle,
-            None if self.busy.len() >= self.options.connections_max => {
-                self.log.failed += 1;
-                return;
-            }
-            None => match self.connect() {
-                Ok(new) => new,
-                Err(error) => return self.fail(&error),
-            },
+        let token = match self.line() {
+            Ok(token) => token,
+            Err(error) => return self.fail(1, &error),
         };
-        exchange.out().extend_from_slice(REQUEST);
-        self.busy.insert(token, (exchange, number));
-        self.log.connections = self.log.connections.max(self.busy.len() + self.idle.len());
-        self.send(token, now);
+        if let Some(line) = self.lines.get_mut(&token) {
+            line.exchange.out().extend_from_slice(PROBE);
+            line.out.push_back(number);
+            self.send(token, now);
+        }
     }
 
-    fn connect(&mut self) -> io::Result<(usize, Exchange)> {
-        let token = self.next_token;
-        self.next_token += 1;
-        let exchange = Exchange::connect(self.options.address, self.poll.registry(), Token(token))?;
-        Ok((token, exchange))
+    /// The connection for the next probe.
+    fn line(&mut self) -> io::Result<usize> {
+        let least = self.lines.iter().min_by_key(|(_, line)| line.out.len());
+        let least = least.map(|(token, line)| (*token, line.out.len()));
+        match least {
+            Some((token, out)) if out == 0 || self.lines.len() >= self.options.connections_max => {
+                Ok(token)
+            }
+            _ => {
+                let token = self.next_token;
+                self.next_token += 1;
+                let (address, registry) = (self.options.address, self.poll.registry());
+                let exchange = Exchange::connect(address, registry, Token(token))?;
+                self.lines.insert(token, Line { exchange, out: VecDeque::new() });
+                self.log.connections = self.log.connections.max(self.lines.len());
+                Ok(token)
+            }
+        }
     }
 
-    fn fail(&mut self, error: &io::Error) {
-        tracing::debug!(%error, "A probe failed");
-        self.log.failed += 1;
+    fn fail(&mut self, probes: usize, error: &io::Error) {
+        tracing::debug!(probes, %error, "Probes failed");
+        self.log.failed += probes as u64;
+    }
+
+    /// A connection is over, and its probes with it.
+    fn drop_line(&mut self, token: usize, error: &io::Error) {
+        if let Some(line) = self.lines.remove(&token) {
+            self.fail(line.out.len(), error);
+        }
     }
 
     fn send(&mut self, token: usize, now: Instant) {
-        let Some((exchange, number)) = self.busy.get_mut(&token) else { return };
-        let number = *number;
-        match exchange.flush() {
-            Ok(true) if self.log.probes[number].sent.is_none() => {
-                self.log.probes[number].sent = Some(self.tick(now));
+        let tick = self.tick(now);
+        let Some(line) = self.lines.get_mut(&token) else { return };
+        match line.exchange.flush() {
+            Ok(false) => {}
+            Ok(true) => {
+                for number in line.out.iter().rev() {
+                    let probe = &mut self.log.probes[*number];
+                    if probe.sent.replace(probe.sent.unwrap_or(tick)).is_some() {
+                        break;
+                    }
+                }
             }
-            Ok(_) => {}
-            Err(error) => {
-                self.busy.remove(&token);
-                self.fail(&error);
-            }
+            Err(error) => self.drop_line(token, &error),
         }
     }
 
@@ -344,32 +376,20 @@ impl Run {
         }
         let now = Instant::now();
         self.send(token, now);
-        let Some((exchange, number)) = self.busy.get_mut(&token) else {
-            // An idle connection with news is one that ends.
-            self.idle.retain(|(idle, _)| *idle != token);
-            return;
-        };
-        let number = *number;
-        let outcome = exchange.fill(&mut self.scratch).and_then(|filled| {
-            let complete = take_answer(&mut exchange.input)?;
-            match (complete, filled) {
-                (false, Filled::End) => Err(ErrorKind::UnexpectedEof.into()),
-                (complete, _) => Ok(complete),
+        let tick = self.tick(now);
+        let Some(line) = self.lines.get_mut(&token) else { return };
+        let outcome = line.exchange.fill(&mut self.scratch).and_then(|filled| {
+            while take_answer(&mut line.exchange.input)? {
+                let number = line.out.pop_front();
+                let number =
+                    number.ok_or_else(|| io::Error::other("an answer that nobody asked for"))?;
+                self.log.probes[number].completed = Some(tick);
             }
+            // The guest may close what is idle; the next probe opens another.
+            if filled == Filled::End { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
         });
-        match outcome {
-            Ok(false) => {}
-            Ok(true) => {
-                self.log.probes[number].completed = Some(self.tick(now));
-                if let Some((exchange, _)) = self.busy.remove(&token) {
-                    // Last in, first out: after a pause the spare ones stay unused.
-                    self.idle.push_front((token, exchange));
-                }
-            }
-            Err(error) => {
-                self.busy.remove(&token);
-                self.fail(&error);
-            }
+        if let Err(error) = outcome {
+            self.drop_line(token, &error);
         }
     }
 
@@ -377,12 +397,15 @@ impl Run {
         let Some(last) = self.tick(now).as_nanos().checked_sub(nanos(self.options.limit)) else {
             return;
         };
-        let (busy, log) = (&mut self.busy, &mut self.log);
-        busy.retain(|_, (_, number)| {
-            let late = log.probes[*number].intended.as_nanos() < last;
-            log.failed += u64::from(late);
-            !late
-        });
+        let log = &self.log;
+        let late = |line: &Line| {
+            line.out.front().is_some_and(|number| log.probes[*number].intended.as_nanos() < last)
+        };
+        let late: Vec<usize> =
+            self.lines.iter().filter(|(_, line)| late(line)).map(|(token, _)| *token).collect();
+        for token in late {
+            self.drop_line(token, &ErrorKind::TimedOut.into());
+        }
     }
 }
 

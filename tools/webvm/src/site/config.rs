@@ -71,7 +71,8 @@ pub struct SiteConfig {
     pub cpu_profile: CpuProfile,
     /// Scales the private pages of an action: pages of the average one (w).
     pub private_pages: f64,
-    /// Hot pages that all requests share (K), for a guest of 2 GiB.
+    /// Hot pages that all requests share (K), for a guest of 2 GiB; rings and tables, about 300
+    /// pages, come on top.
     pub kernel_pages: u64,
     /// Writes to them by the average action.
     pub kernel_writes: f64,

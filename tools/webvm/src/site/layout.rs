@@ -160,15 +160,14 @@ impl Layout {
         let workers = b.table(WORKER_BYTES, u64::from(config.worker_count()));
         let connections = b.table(CONNECTION_BYTES, connections);
         let clients = b.table(CLIENT_BYTES, connections.capacity);
-        let kernel_own = b.next;
         let persons = b.table(PERSON_BYTES, grown(initial.persons));
         let events = b.table(EVENT_BYTES, grown(initial.events));
         let tags = b.table(TAG_BYTES, initial.tags);
         let attendees = b.table(ATTENDEE_BYTES, grown(0) * 4);
         let sessions = b.table(PAGE, connections.capacity);
         let byte_pages = b.next;
-        // Rings and tables belong to the kernel's hot pages.
-        let kernel = b.pages(scaled(config.kernel_pages, 0).saturating_sub(kernel_own).max(64));
+        // Rings and tables are hot, too, and come on top.
+        let kernel = b.pages(scaled(config.kernel_pages, 64));
         let timers = b.pages(scaled(80, 8));
         let logs = b.pages(scaled(64, 4));
         let upload = scale(GD_PAGES, config.upload_scale) + 1;

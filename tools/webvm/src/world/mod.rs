@@ -14,7 +14,8 @@ use precopy::sim::VirtualGuest;
 use precopy::units::{PageIndex, Throttle, Tick};
 
 use crate::site::{
-    Counters, ModelMemory, Request, Response, Site, SiteAudit, SiteConfig, SiteConfigError,
+    Counters, ModelMemory, Request, RequestKind, Response, Site, SiteAudit, SiteConfig,
+    SiteConfigError,
 };
 use crate::sla::Probe;
 use crate::users::{Users, UsersConfig, UsersError};
@@ -78,6 +79,8 @@ pub struct World {
     waiting_probes: Vec<Tick>,
     probes: Vec<Probe>,
     written: Vec<PageIndex>,
+    /// How often each tag was searched for, if that is noted.
+    tags: Vec<u64>,
 }
 
 impl World {
@@ -114,6 +117,7 @@ impl World {
             waiting_probes: Vec::new(),
             probes: Vec::new(),
             written: Vec::new(),
+            tags: Vec::new(),
         })
     }
 
@@ -126,6 +130,18 @@ impl World {
     /// The users, for their samples and journals.
     pub fn users(&mut self) -> &mut Users {
         &mut self.users
+    }
+
+    /// From now on, counts how often each tag is searched for.
+    pub fn note_tags(&mut self) {
+        let tags = self.users.config().data().tags;
+        self.tags = vec![0; usize::try_from(tags).unwrap_or(0)];
+    }
+
+    /// How often each tag was searched for.
+    #[must_use]
+    pub fn tag_counts(&self) -> &[u64] {
+        &self.tags
     }
 
     /// The site.
@@ -272,6 +288,12 @@ impl World {
             }
         }
         while let Some(request) = self.users.poll_request(now) {
+            if request.kind == RequestKind::TagPost
+                && let Some(count) =
+                    usize::try_from(request.argument).ok().and_then(|t| self.tags.get_mut(t))
+            {
+                *count += 1;
+            }
             let Some(number) = self.connections.get_mut(request.user as usize) else { continue };
             if *number == 0 {
                 self.connections_made += 1;

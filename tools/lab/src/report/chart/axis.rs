@@ -192,7 +192,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_value_lies_between_the_ends(low in -1e6..1e6f64, width in 1e-6..1e6f64, at in 0.0..1.0f64) {
+        fn every_value_lies_between_the_ends(
+            low in -1e6..1e6f64,
+            width in 1e-6..1e6f64,
+            at in 0.0..1.0f64,
+        ) {
             let axis = Axis::linear(low, low + width, 6, "");
             prop_assert!(axis.holds(low + width * at));
             let n = axis.ticks().len();

@@ -295,7 +295,7 @@ fn panel_chart(fig3: &Fig3, panel: &Fig3Panel, at: usize) -> Chart {
                 series,
                 dashed,
                 mark: None,
-                points: thin_line(&curve::means(curve), 800),
+                points: thin_line(&curve::means(curve), 280),
             });
     }
     plot.with(Item::Limit { y: paper::limit_s(Action::HomePage), label: "limit 1 s".to_owned() })

@@ -1,232 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The users of the site over real TCP: one connection a user, one thread for all of them. What
-//! they do and what they measure is [`Users`]' affair.
+//! The clients' event loop.
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Poll, Token, Waker};
+use crossbeam_channel::{Receiver, Sender};
+use mio::{Events, Poll, Token};
 use precopy::engine::CancelToken;
 use precopy::units::Tick;
 
-use super::exchange::{Exchange, Filled, Scratch};
-use super::files::{FileLimitError, reserve_files};
-use super::timer::Timer;
+use super::super::exchange::{Exchange, Filled, Scratch};
+use super::super::timer::Timer;
+use super::{
+    ClientsJournal, ClientsLog, ClientsOptions, ClientsProgress, LAST_WAIT, SharedBoard, board,
+};
 use crate::site::http::{ResponseReader, encode_request_head, upload_bytes};
 use crate::site::{Request, Response};
-use crate::sla::{Sample, Status};
-use crate::users::{Counters, Users};
+use crate::sla::Status;
+use crate::users::Users;
 
-const WAKER: Token = Token(0);
-const TIMER: Token = Token(1);
 const FIRST: usize = 2;
 /// Bytes of an upload that are made ready at once.
 const UPLOAD_PIECE: usize = 64 << 10;
-/// Once asked to stop, answers that are out are waited for so long.
-const LAST_WAIT: Duration = Duration::from_secs(5);
 /// Longest sleep, after which it is looked whether somebody cancelled.
 const LOOK: Duration = Duration::from_millis(200);
 /// How often what was measured is shown to others.
 const PUBLISH: Duration = Duration::from_millis(50);
 
-/// How the users connect.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct ClientsOptions {
-    /// The switch's address for clients.
-    pub address: SocketAddr,
-    /// Whether a user keeps its connection; otherwise every request has its own.
-    pub keep_alive: bool,
-}
-
-impl ClientsOptions {
-    /// With kept connections.
-    #[must_use]
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address, keep_alive: true }
-    }
-}
-
-/// Why there are no clients.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientsError {
-    /// The event loop cannot be set up.
-    #[error("The clients cannot be started ({doing})")]
-    Start {
-        /// What was tried.
-        doing: &'static str,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// Too few file descriptors.
-    #[error("{users} users cannot have a connection each")]
-    Files {
-        /// As configured.
-        users: usize,
-        /// Why.
-        #[source]
-        source: FileLimitError,
-    },
-    /// The thread panicked; what it measured until shortly before can still be had from
-    /// [`LiveClients::samples_from`].
-    #[error("The clients' thread panicked; this is a bug")]
-    Panicked,
-}
-
-/// How the users are doing.
-#[derive(Clone, PartialEq, Debug, Default)]
-#[non_exhaustive]
-pub struct ClientsProgress {
-    /// What they have seen.
-    pub counters: Counters,
-    /// Users that wait for an answer.
-    pub in_flight: usize,
-    /// Connections that they hold.
-    pub connections: usize,
-    /// Connections begun since the start.
-    pub connects: u64,
-    /// Requests sent again because the site had closed an idle connection at the same moment.
-    pub retries: u64,
-    /// Connections that broke, or on which came what is no answer.
-    pub broken: u64,
-    /// The first such trouble, in words.
-    pub first_trouble: Option<String>,
-    /// Whether the run is over.
-    pub over: bool,
-}
-
-/// What was measured.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct ClientsLog {
-    /// The users as they ended: their counters, promises, doubts and violations.
-    pub users: Users,
-    /// Every action that ended, in the order of their ends.
-    pub samples: Vec<Sample>,
-    /// Users whose request had no answer when the run was stopped: neither sample nor failure.
-    pub unfinished: Vec<u32>,
-    /// Whether somebody stopped the run before its time.
-    pub stopped: bool,
-    /// When it ended.
-    pub end: Tick,
-    /// The connections.
-    pub progress: ClientsProgress,
-    /// Why it ended early, if the system failed it.
-    pub failed: Option<String>,
-}
-
-#[derive(Debug, Default)]
-struct Board {
-    samples: Vec<Sample>,
-    progress: ClientsProgress,
-}
-
-type SharedBoard = Arc<Mutex<Board>>;
-
-fn board(shared: &Mutex<Board>) -> MutexGuard<'_, Board> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Users at work.
-#[derive(Debug)]
-pub struct LiveClients {
-    board: SharedBoard,
-    stop: CancelToken,
-    waker: Arc<Waker>,
-    thread: Option<JoinHandle<ClientsLog>>,
-}
-
-impl LiveClients {
-    /// Lets the users begin. Their time counts from `origin`; sockets belong to the network
-    /// namespace of the calling thread. They end by themselves when their run is over, at
-    /// [`stop`](Self::stop), and within 200 ms when `cancel` is cancelled.
-    ///
-    /// # Errors
-    /// [`ClientsError`] if the system refuses something.
-    pub fn start(
-        users: Users,
-        options: ClientsOptions,
-        origin: Instant,
-        cancel: &CancelToken,
-    ) -> Result<Self, ClientsError> {
-        let count = users.config().users as usize;
-        reserve_files(count).map_err(|source| ClientsError::Files { users: count, source })?;
-        let start = |doing| move |source| ClientsError::Start { doing, source };
-        let poll = Poll::new().map_err(start("opening the event queue"))?;
-        let waker = Waker::new(poll.registry(), WAKER).map_err(start("making the waker"))?;
-        let timer = Timer::new(poll.registry(), TIMER).map_err(start("making the timer"))?;
-        let (shared, stop) = (SharedBoard::default(), CancelToken::new());
-        let run = Run {
-            lines: (0..count).map(|_| Line::default()).collect(),
-            users,
-            options,
-            poll,
-            timer,
-            origin,
-            again: BTreeSet::new(),
-            scratch: Scratch::default(),
-            board: Arc::clone(&shared),
-            progress: ClientsProgress::default(),
-        };
-        let cancels = [cancel.clone(), stop.clone()];
-        let thread = std::thread::Builder::new()
-            .name("clients".into())
-            .spawn(move || run.run(&cancels))
-            .map_err(start("starting the thread"))?;
-        Ok(Self { board: shared, stop, waker: Arc::new(waker), thread: Some(thread) })
-    }
-
-    /// How they are doing.
-    #[must_use]
-    pub fn progress(&self) -> ClientsProgress {
-        board(&self.board).progress.clone()
-    }
-
-    /// The samples from this number on, for who looks on while they work.
-    #[must_use]
-    pub fn samples_from(&self, number: usize) -> Vec<Sample> {
-        board(&self.board).samples.get(number..).unwrap_or_default().to_vec()
-    }
-
-    /// No more requests; answers that are out are waited for, 5 s at most.
-    pub fn stop(&self) {
-        self.stop.cancel();
-        if let Err(error) = self.waker.wake() {
-            tracing::debug!(%error, "The clients could not be woken; they look by themselves");
-        }
-    }
-
-    /// Waits for the end of the run, and returns what was measured.
-    ///
-    /// # Errors
-    /// [`ClientsError::Panicked`].
-    pub fn finish(mut self) -> Result<ClientsLog, ClientsError> {
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(log)) => Ok(log),
-            _ => Err(ClientsError::Panicked),
-        }
-    }
-}
-
-impl Drop for LiveClients {
-    fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
-        self.stop();
-        if thread.join().is_err() {
-            tracing::error!("The clients' thread panicked");
-        }
-    }
-}
-
 /// A user's line to the site.
 #[derive(Debug, Default)]
-struct Line {
+pub(super) struct Line {
     exchange: Option<Exchange>,
     reader: ResponseReader,
     asked: Option<Asked>,
@@ -246,22 +50,23 @@ struct Asked {
 }
 
 /// The state of the event loop.
-struct Run {
-    lines: Vec<Line>,
-    users: Users,
-    options: ClientsOptions,
-    poll: Poll,
-    timer: Timer,
-    origin: Instant,
+pub(super) struct Run {
+    pub(super) lines: Vec<Line>,
+    pub(super) asked: Receiver<Sender<ClientsJournal>>,
+    pub(super) users: Users,
+    pub(super) options: ClientsOptions,
+    pub(super) poll: Poll,
+    pub(super) timer: Timer,
+    pub(super) origin: Instant,
     /// Users whose connection may have more, though no event will say so.
-    again: BTreeSet<usize>,
-    scratch: Scratch,
-    board: SharedBoard,
-    progress: ClientsProgress,
+    pub(super) again: BTreeSet<usize>,
+    pub(super) scratch: Scratch,
+    pub(super) board: SharedBoard,
+    pub(super) progress: ClientsProgress,
 }
 
 impl Run {
-    fn run(mut self, cancels: &[CancelToken]) -> ClientsLog {
+    pub(super) fn run(mut self, cancels: &[CancelToken]) -> ClientsLog {
         let mut events = Events::with_capacity(1024);
         let (mut end, mut published): (Option<Instant>, _) = (None, self.origin);
         let mut failed = None;
@@ -269,6 +74,12 @@ impl Run {
             let now = Instant::now();
             if end.is_none() && cancels.iter().any(CancelToken::is_cancelled) {
                 end = Some(now + LAST_WAIT);
+            }
+            if let Ok(answer) = self.asked.try_recv() {
+                let acknowledged = self.users.acknowledged().to_vec();
+                let sessions = self.users.sessions();
+                // Who gave up waiting does not need it any more.
+                answer.send(ClientsJournal { acknowledged, sessions }).ok();
             }
             self.advance(end.is_some());
             if now >= published + PUBLISH {
