@@ -2,14 +2,9 @@
 //! The site as a fluid: how many requests share the processor while a migration slows it, stops
 //! it, and leaves it with a backlog.
 //!
-//! Users are a closed loop. A user's clock rings at rate 1/Z all the time, but at most one action
-//! is under way: who is answered R seconds after the start begins again at once with probability
-//! 1 - exp(-R/Z) (CYCLETIME of workload.md 1.2). With q requests in the processor, capacity C and
-//! speed v(t): `dq/dt = (U - q)/Z - v C exp(-q/(v C Z))`.
-//!
-//! Below capacity a fluid has no queue, but processor sharing has: n requests with probability
+//! The users' closed loop is [`Load::step`]. Below capacity a fluid has no queue, but processor sharing has: n requests with probability
 //! (1 - rho) rho^n, whatever the service times (M/G/1-PS). So a request that needs s seconds of
-//! the processor and starts at t is done when `integral of v / n = s`, with n the larger of the
+//! the processor and starts at t, at speed v(t), is done when `integral of v / n = s`, with n the larger of the
 //! fluid and a draw of that distribution.
 
 use super::load::Load;
@@ -72,7 +67,6 @@ fn speed_in(slow: &[Slow], from_s: f64) -> f64 {
 impl Fluid {
     /// Runs the site from `-window_s` to `until_s`.
     pub(super) fn run(load: &Load, slow: &[Slow], until_s: f64) -> Self {
-        let capacity = load.capacity_ops_per_s;
         let settle = steps(SETTLE_S);
         let count = (settle + steps(load.window_s + until_s)).min(STEPS_MAX);
         let mut fluid =
@@ -81,21 +75,19 @@ impl Fluid {
         for step in 0..count {
             let at = as_f64(step) * STEP_S - SETTLE_S - load.window_s;
             let speed = speed_in(slow, at);
-            let able = capacity * speed;
-            let asked = (load.users - queue).max(0.0) / load.cycle_s;
-            let again = if able > 0.0 { (-queue / (able * load.cycle_s)).exp() } else { 1.0 };
-            if able > 0.0 {
-                rho = asked / able;
+            let before = queue;
+            let flow = load.step(&mut queue, speed, STEP_S);
+            if flow.able > 0.0 {
+                rho = flow.asked / flow.able;
             }
             if step >= settle {
-                fluid.arrivals.push((asked + able.min(asked) * (1.0 - again)) * STEP_S);
+                fluid.arrivals.push(flow.begun * STEP_S);
                 for (draw, attained) in fluid.attained.iter_mut().enumerate() {
-                    let n = queue.max(requests(draw, rho));
+                    let n = before.max(requests(draw, rho));
                     let so_far = attained.last().copied().unwrap_or(0.0);
                     attained.push(so_far + speed * STEP_S / n);
                 }
             }
-            queue = (queue + (asked - able * again) * STEP_S).max(0.0);
         }
         fluid
     }

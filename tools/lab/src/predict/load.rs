@@ -46,6 +46,19 @@ pub struct Load {
     pub judged: Option<String>,
 }
 
+/// Actions per second at a moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flow {
+    /// That could be done.
+    pub(super) able: f64,
+    /// That users ask for after a pause to think.
+    pub(super) asked: f64,
+    /// That begin, at once or after a pause.
+    pub(super) begun: f64,
+    /// That are done.
+    pub(super) done: f64,
+}
+
 impl Load {
     /// The mix, timing and capacity of workload.md 1.1, 1.2, 6.3 and 6.5 for so many users.
     #[must_use]
@@ -87,11 +100,18 @@ impl Load {
         self.offered_ops_per_s().min(self.capacity_ops_per_s) * self.service_bytes_per_op
     }
 
-    /// Share of what is asked that can be done while a migration takes its part of the capacity.
-    #[must_use]
-    pub fn served_during_migration(&self) -> f64 {
-        let able = self.capacity_ops_per_s * (1.0 - self.slowdown);
-        (able / self.offered_ops_per_s().max(f64::MIN_POSITIVE)).min(1.0)
+    /// A user's clock rings at rate 1/Z all the time, but at most one action is under way: who is
+    /// answered R seconds after the start begins again at once with probability 1 - exp(-R/Z)
+    /// (CYCLETIME of workload.md 1.2). So with q requests in the processor and capacity C at the
+    /// share `speed`: `dq/dt = (U - q)/Z - speed C exp(-q/(speed C Z))`. Goes on by `seconds`,
+    /// which are few.
+    pub(super) fn step(&self, queue: &mut f64, speed: f64, seconds: f64) -> Flow {
+        let able = self.capacity_ops_per_s * speed;
+        let asked = (self.users - *queue).max(0.0) / self.cycle_s;
+        let waits = if able > 0.0 { (-*queue / (able * self.cycle_s)).exp() } else { 1.0 };
+        let done = if *queue > 0.0 { able } else { able.min(asked) };
+        *queue = (*queue + (asked - able * waits) * seconds).max(0.0);
+        Flow { able, asked, begun: asked + able.min(asked) * (1.0 - waits), done }
     }
 
     /// Mean service time of an action, in seconds, on the processor alone.

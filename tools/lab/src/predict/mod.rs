@@ -12,6 +12,7 @@
 //!
 //! [`highest_safe_load`] and [`shortest_safe_spacing`] search over these.
 
+pub mod against;
 mod curve;
 mod fit;
 mod fluid;

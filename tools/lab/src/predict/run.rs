@@ -262,11 +262,9 @@ pub(super) fn on_all_cores<T: Send>(count: u32, work: impl Fn(u32) -> T + Sync) 
 }
 
 fn migrate(scenario: &Scenario, model: &WwsModel, table: &RegionTable, seed: u64) -> PredictedRun {
-    let load = scenario.load.as_ref();
-    let service = load.map_or(0.0, Load::service_bytes_per_s);
     let total = scenario.curve.total_pages();
-    let mut guest = SyntheticGuest::new(model, total, scenario.spread, service, seed);
-    guest.serve(load.map_or(1.0, Load::served_during_migration));
+    let load = scenario.load.clone();
+    let mut guest = SyntheticGuest::new(model, total, scenario.spread, load, seed);
     let mut config = SourceConfig::new(MigrationId::new(1), table.clone());
     config.downtime_limit = scenario.downtime_limit;
     // One reads while the other sends, as with the command's default.
