@@ -3,6 +3,8 @@
 
 mod guest;
 mod migration;
+mod paper;
+mod predict;
 mod tools;
 
 use std::path::PathBuf;
@@ -12,6 +14,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use guest::{BackingName, GuestArgs};
 pub(crate) use migration::{MigrationArgs, OnLimit, TrackerName};
+pub(crate) use paper::{Experiment, PaperArgs};
+pub(crate) use predict::{PredictArgs, WorkingSetArgs};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
 };
@@ -37,10 +41,14 @@ pub(crate) enum Command {
     Send(SendArgs),
     /// Ask a destination what became of a migration that ended in doubt
     Ask(AskArgs),
+    /// Predict what a migration will cost: rounds, time, downtime, bytes, risk to the service
+    Predict(Box<PredictArgs>),
     /// List the stop policies with their parameters
     Policies(PoliciesArgs),
     /// Try which ways of dirty tracking work on this machine
     Trackers(TrackersArgs),
+    /// Run the experiments of the paper on the cost of live migration under Web 2.0 load
+    Paper(PaperArgs),
     /// Check the protocol: every order of events in small worlds, or random worlds by seed
     Check(CheckArgs),
     /// Measure throughput, downtime and what tracking costs

@@ -10,10 +10,12 @@ mod demo;
 mod exit;
 mod guest;
 mod lines;
+mod paper;
 mod parse;
 mod peer;
 mod plan;
 mod policies;
+mod predict;
 mod progress;
 mod receive;
 mod send;
@@ -37,7 +39,9 @@ fn main() -> ExitCode {
         Command::Send(args) => send::run(&args),
         Command::Ask(args) => ask::run(&args),
         Command::Policies(args) => policies::run(&args),
+        Command::Predict(args) => predict::run(&args),
         Command::Trackers(args) => trackers::run(&args),
+        Command::Paper(args) => paper::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::CopySink(args) => bench::copy::sink(&args),

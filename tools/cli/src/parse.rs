@@ -58,8 +58,8 @@ pub(crate) fn rate(text: &str) -> Result<u64, String> {
         let factor = match bits {
             Some("") => 1.0 / 8.0,
             Some("k" | "K") => 1e3 / 8.0,
-            Some("M") => 1e6 / 8.0,
-            Some("G") => 1e9 / 8.0,
+            Some("M" | "m") => 1e6 / 8.0,
+            Some("G" | "g") => 1e9 / 8.0,
             Some(_) => return None,
             None => factor(unit)?,
         };
@@ -108,6 +108,7 @@ mod tests {
         assert_eq!(size("2GB"), Ok(2_000_000_000));
         assert_eq!(size("4096"), Ok(4096));
         assert_eq!(rate("1Gbit/s"), Ok(125_000_000));
+        assert_eq!(rate("1gbit"), Ok(125_000_000), "as tc writes it");
         assert_eq!(rate("100Mbps"), Ok(12_500_000));
         assert_eq!(rate("64MiB/s"), Ok(64 << 20));
         assert_eq!(time("300ms"), Ok(Duration::from_millis(300)));

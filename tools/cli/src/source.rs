@@ -58,6 +58,11 @@ impl Source {
         Ok(Self { plan, memory, vm, tracker, tracker_why })
     }
 
+    /// What finds its writes.
+    pub(crate) fn tracker(&mut self) -> &mut dyn DirtyTracker {
+        &mut *self.tracker
+    }
+
     /// Lets it run.
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         Ok(self.vm.resume()?)

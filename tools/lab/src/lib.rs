@@ -12,6 +12,7 @@
     )
 )]
 
+pub mod checks;
 pub mod live;
 pub mod paper;
 pub mod predict;

@@ -32,6 +32,7 @@ mod shared;
 pub mod site;
 pub mod sla;
 mod state;
+pub mod tiers;
 pub mod users;
 mod vcpu;
 mod vm;

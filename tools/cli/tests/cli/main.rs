@@ -5,6 +5,7 @@
 
 mod demo;
 mod pair;
+mod predict;
 mod replay;
 mod support;
 mod words;

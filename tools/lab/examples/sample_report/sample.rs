@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Made-up numbers of the right shape for every section of a report.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "made-up numbers, small and positive"
+)]
 
 use lab::report::data::{
     ActionPercentiles, Capacity, CapacityStep, Check, ContrastArm, Curve, Estimate, Fig2, Fig3,

@@ -86,7 +86,6 @@ impl Scenario {
         let mut site = SiteConfig { users, seed, ..SiteConfig::default() };
         // The guest of the paper: laid out for 600 users, whoever comes.
         site.max_workers = 640.max(users + 40);
-        site.private_pages = 215.0;
         let policy = PolicySpec::parse("xen-legacy:growth=dirty,skip=false");
         Self {
             site,

@@ -84,3 +84,50 @@ pub(super) fn violations(panel: &Fig3Panel) -> Violations {
         p99_runs: panel.runs.iter().filter(|run| peak(&run.p99) > limit_s).count(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::data::{Fig3Kind, Fig3Run};
+    use super::*;
+
+    fn run(seed: u64, p90: [f64; 3], p99: [f64; 3]) -> Fig3Run {
+        let curve = |values: [f64; 3]| {
+            values.into_iter().zip(300u32..).map(|(y, x)| Point::new(f64::from(x), y)).collect()
+        };
+        Fig3Run { seed, migrations: Vec::new(), p90: curve(p90), p99: curve(p99) }
+    }
+
+    #[test]
+    fn the_mean_may_keep_a_limit_that_a_run_breaks() {
+        let panel = Fig3Panel {
+            kind: Fig3Kind::One,
+            runs: vec![
+                run(1, [0.2, 1.1, 0.2], [1.0, 1.0, 1.0]),
+                run(2, [0.2, 0.7, 0.4], [0.9, 1.3, 1.0]),
+            ],
+        };
+        let found = violations(&panel);
+        assert!((found.p90_peak_s - 0.9).abs() < 1e-12 && !found.p90_mean);
+        assert_eq!(found.p90_runs, 1);
+        // Exactly the limit is no violation.
+        assert!((found.p99_peak_s - 1.15).abs() < 1e-12 && found.p99_mean);
+        assert_eq!(found.p99_runs, 1);
+        let p90 = mean_and_band(panel.runs.iter().map(|run| run.p90.as_slice()));
+        assert_eq!((p90[1].x, p90[1].low, p90[1].high), (301.0, 0.7, 1.1));
+    }
+
+    #[test]
+    fn a_thinned_band_still_holds_every_run() {
+        let curve: Vec<Summary> = (0..1_000u32)
+            .map(|i| {
+                let (x, high) = (f64::from(i), if i == 777 { 9.0 } else { 1.0 });
+                Summary { x, mean: 0.5, low: 0.1, high }
+            })
+            .collect();
+        let band = thin_band(&curve, 100);
+        assert!(band.len() <= 101);
+        assert!(band.iter().any(|(_, _, high)| *high == 9.0));
+        assert_eq!(band.last().map(|last| last.0), Some(999.0));
+        assert!(mean_and_band([].into_iter()).is_empty());
+    }
+}

@@ -55,14 +55,22 @@ pub(super) fn count(value: u64) -> String {
     if value < 100 { value.to_string() } else { grouped(value as f64) }
 }
 
+/// A number as somebody gave it, if that is short: 117.5 stays so.
+pub(super) fn given(value: f64) -> String {
+    let text = value.to_string();
+    if text.len() <= 6 { text } else { sig(value) }
+}
+
+/// A moment in a run, s: to a tenth.
+pub(super) fn moment(value: f64) -> String {
+    if value.is_finite() { ((value * 10.0).round() / 10.0).to_string() } else { sig(value) }
+}
+
 /// A share as whole percent, with a digit more below ten.
 pub(super) fn percent(share: f64) -> String {
     let percent = share * 100.0;
-    if percent.abs() < 9.95 {
-        format!("{percent:.1} %")
-    } else {
-        format!("{} %", sig(percent.round()))
-    }
+    let places = if percent.abs() < 9.95 { 10.0 } else { 1.0 };
+    format!("{} %", sig((percent * places).round() / places))
 }
 
 /// Seconds as the paper prints them: two decimals.
@@ -79,5 +87,40 @@ pub(super) fn spread(spread: &Spread) -> String {
         sig(median)
     } else {
         format!("{} ({}\u{2026}{})", sig(median), sig(min), sig(max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_digits_that_mean_something() {
+        let cases = [
+            (0.0, "0"),
+            (0.05, "0.05"),
+            (0.123_45, "0.123"),
+            (0.012_345, "0.0123"),
+            (0.999_9, "1"),
+            (2.0, "2"),
+            (2.857, "2.86"),
+            (45.44, "45.4"),
+            (99.96, "100"),
+            (120.8, "121"),
+            (524_288.0, "524,288"),
+            (-1_234.0, "-1,234"),
+            (0.000_012, "1.2e-5"),
+            (f64::INFINITY, "\u{221e}"),
+            (f64::NAN, "\u{2013}"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(sig(value), text, "{value}");
+        }
+        assert_eq!(percent(0.34), "34 %");
+        assert_eq!(percent(0.02), "2 %");
+        assert_eq!(percent(-0.0344), "-3.4 %");
+        assert_eq!(given(117.5), "117.5");
+        assert_eq!(moment(342.6), "342.6");
+        assert_eq!(count(1_048_576), "1,048,576");
     }
 }

@@ -62,6 +62,12 @@ impl Node {
         self
     }
 
+    /// Whether it is a cell with a number.
+    pub(super) fn is_number(&self) -> bool {
+        let starts = |value: &String| value.split(' ').next() == Some("number");
+        self.attributes.iter().any(|(name, value)| *name == "class" && starts(value))
+    }
+
     /// With text.
     pub(super) fn text(mut self, text: impl Into<String>) -> Self {
         self.children.push(Child::Text(text.into()));

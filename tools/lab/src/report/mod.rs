@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Reports: CSV, JSON and one self-contained HTML file.
 //!
-//! Experiments fill a [`data::Report`]; [`write`] judges the paper's [`claims`] by it and makes
+//! Experiments fill a [`data::Report`]; [`write()`] judges the paper's [`claims`] by it and makes
 //! the files; [`text::render`] says the most important of it in a terminal.
 
 mod chart;
@@ -14,6 +14,7 @@ mod html;
 mod judge;
 mod markup;
 pub mod paper;
+mod quantity;
 mod rank;
 mod real;
 mod spread;

@@ -24,3 +24,44 @@ fn compare(a: &PolicyResult, b: &PolicyResult) -> Ordering {
         .then_with(|| share(a.p90_kept, a.runs, b.p90_kept, b.runs))
         .then_with(|| down(a).total_cmp(&down(b)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::spread::Spread;
+    use super::*;
+
+    fn policy(name: &str, runs: u32, p90_kept: u32, p99_kept: u32, down_s: f64) -> PolicyResult {
+        PolicyResult {
+            name: name.to_owned(),
+            runs,
+            p90_kept,
+            p99_kept,
+            downtime_probe_s: Spread::of([down_s]),
+            ..PolicyResult::default()
+        }
+    }
+
+    #[test]
+    fn kept_limits_come_before_downtime() {
+        let policies = [
+            policy("short, but breaks p99", 5, 5, 4, 0.01),
+            policy("breaks both", 5, 4, 0, 0.001),
+            policy("keeps all, slower", 5, 5, 5, 0.9),
+            policy("keeps all", 3, 3, 3, 0.8),
+            policy("nothing measured", 0, 0, 0, f64::NAN),
+            policy("breaks p99 always", 5, 5, 0, 3.0),
+        ];
+        let names: Vec<&str> = ranked(&policies).iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "keeps all",
+                "keeps all, slower",
+                "short, but breaks p99",
+                "breaks p99 always",
+                "breaks both",
+                "nothing measured",
+            ]
+        );
+    }
+}

@@ -95,3 +95,31 @@ impl Spread {
         self.values.iter().copied().max_by(f64::total_cmp)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn median_of_even_odd_and_none() {
+        assert_eq!(Spread::default().median(), None);
+        assert_eq!(Spread::of([3.0, 1.0, 2.0]).median(), Some(2.0));
+        assert_eq!(Spread::of([4.0, 1.0, 2.0, 3.0]).median(), Some(2.5));
+        assert_eq!(Spread::of([f64::INFINITY, 1.0, 2.0]).median(), Some(2.0));
+        assert_eq!(Spread::of([f64::INFINITY, 1.0]).median(), Some(f64::INFINITY));
+    }
+
+    proptest! {
+        #[test]
+        fn half_lies_on_either_side(values in prop::collection::vec(-1e9..1e9f64, 1..40)) {
+            let spread = Spread::of(values.clone());
+            let median = spread.median().unwrap();
+            let below = values.iter().filter(|&&v| v < median).count();
+            let above = values.iter().filter(|&&v| v > median).count();
+            prop_assert!(below * 2 <= values.len() && above * 2 <= values.len());
+            prop_assert!(spread.min().unwrap() <= median && median <= spread.max().unwrap());
+        }
+    }
+}

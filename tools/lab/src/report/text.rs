@@ -49,14 +49,14 @@ fn plain(text: &str) -> String {
 fn claims_table(out: &mut String, claims: &[Judged]) {
     let _ = writeln!(
         out,
-        "{:<24}{:<22}{:<26}{:<15}Section",
+        "{:<23}{:<21}{:<28} {:<15}Section",
         "Claim of the paper", "Paper", "Ours (range)", "Verdict"
     );
     for judged in claims {
         let ours = if judged.ours.is_empty() { "-" } else { judged.ours.as_str() };
         let _ = writeln!(
             out,
-            "{:<24}{:<22}{ours:<26}{:<15}{}",
+            "{:<23}{:<21}{ours:<28} {:<15}{}",
             judged.claim.id,
             judged.claim.paper,
             judged.verdict.name(),
@@ -95,32 +95,35 @@ fn table2_text(out: &mut String, table2: &Table2) {
     let listed: BTreeSet<u32> = table2.cells.iter().map(|cell| cell.users).collect();
     let _ = writeln!(
         out,
-        "\nTable 2: largest p99 (s) with one migration: ours, [least to greatest run], paper; \
-         ! above the limit\n"
+        "\nTable 2: largest p99 (s) with one migration: ours / the paper's, least and greatest run \
+         under it;\n! above the limit\n"
     );
     let _ = write!(out, "{:<13}{:>5}", "Action", "Limit");
     for users in listed.iter().rev() {
-        let _ = write!(out, "  {:>24}", format!("{users} users"));
+        let _ = write!(out, "{:>16}", format!("{users} users"));
     }
     out.push('\n');
     for action in Action::ALL {
         let limit_s = paper::limit_s(action);
         let _ = write!(out, "{:<13}{:>5}", action.name(), sig(limit_s));
+        let mut ranges = " ".repeat(18);
         for &users in listed.iter().rev() {
             let found = table2.cells.iter().find(|c| c.action == action && c.users == users);
             let values = found.map(|cell| &cell.p99_s);
             let ends = values.and_then(|v| Some((v.median()?, v.min()?, v.max()?)));
-            let ours = ends.map_or_else(
-                || "-".to_owned(),
+            let (ours, range) = ends.map_or_else(
+                || ("-".to_owned(), String::new()),
                 |(median, min, max)| {
                     let sign = if median > limit_s { "!" } else { "" };
-                    format!("{sign}{} [{} {}]", seconds(median), seconds(min), seconds(max))
+                    let range = format!("[{} {}]", seconds(min), seconds(max));
+                    (format!("{sign}{}", seconds(median)), range)
                 },
             );
             let paper = paper::table2_s(action, users).map_or_else(|| "-".to_owned(), seconds);
-            let _ = write!(out, "  {:>24}", format!("{ours} {paper}"));
+            let _ = write!(out, "{:>16}", format!("{ours} / {paper}"));
+            let _ = write!(ranges, "{range:>16}");
         }
-        out.push('\n');
+        let _ = writeln!(out, "\n{}", ranges.trim_end());
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TraceError;
 
-/// The most that a reader accepts. The default reads 4 hours of a 16 TiB guest in 10 ms epochs.
+/// The most that a reader accepts. The default reads 4 hours of a 256 GiB guest in 10 ms epochs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "plain settings, all with defaults")]
 pub struct Limits {
@@ -25,7 +25,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { line_bytes: 16 << 20, pages: 1 << 32, epochs: 1_440_000, ranges: 1 << 26 }
+        Self { line_bytes: 16 << 20, pages: 1 << 26, epochs: 1_440_000, ranges: 1 << 26 }
     }
 }
 

@@ -180,10 +180,10 @@ impl Trace {
         let mut before = 0;
         for (e, &start) in starts.iter().enumerate() {
             let start = start.unwrap_or(before).min(e);
-            for i in before..start {
-                holds[i] = e;
+            if start > before {
+                holds[before..start].fill(e);
+                before = start;
             }
-            before = before.max(start);
         }
         let mut change = vec![0_i64; epochs + 1];
         let mut last = vec![usize::MAX; self.pages()];

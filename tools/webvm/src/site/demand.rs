@@ -14,7 +14,7 @@ const DOCUMENT_PAGES: u64 = 32;
 /// Pages of the heap that every request rewrites: stack 4, brk heap 60, arena head 26.
 const PREFIX_PAGES: f64 = 90.0;
 /// Pages anywhere in the heap that a request writes on top.
-const STRAY_PAGES: u64 = 4;
+const STRAY_PAGES: u64 = 2;
 /// Distinct private pages of an action (6.3, third column), for w = 200.
 const PRIVATE: [f64; 7] = [175.0, 200.0, 220.0, 185.0, 210.0, 340.0, 360.0];
 /// Writes to the kernel's pages (6.3, fourth column); on average [`KERNEL_MEAN`].

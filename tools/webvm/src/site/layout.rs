@@ -14,7 +14,7 @@
 //! are more than 2 GiB. Heaps have 580 pages here, there are as many workers as users and a few
 //! more, and the page cache is what is left (about 60,000 pages for 600 users).
 
-use precopy::units::PageRun;
+use precopy::units::{PageIndex, PageRun};
 
 use super::config::{SiteConfig, SiteConfigError};
 
@@ -214,6 +214,13 @@ impl Layout {
     #[must_use]
     pub fn byte_pages(&self) -> u64 {
         self.byte_pages
+    }
+
+    /// The worker whose heap this page is part of.
+    #[must_use]
+    pub fn worker_of(&self, page: PageIndex) -> Option<u64> {
+        let inside = page >= self.heaps.start() && page < self.heaps.end();
+        inside.then(|| (page.get() - self.heaps.start().get()) / HEAP_PAGES)
     }
 
     /// Regions by name, in order, each with its pages.

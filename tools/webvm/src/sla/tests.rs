@@ -162,7 +162,9 @@ proptest! {
     }
 
     #[test]
-    fn ranks_are_selected_in_order(ops in prop::collection::vec((0_usize..70, any::<bool>()), 0..300)) {
+    fn ranks_are_selected_in_order(
+        ops in prop::collection::vec((0_usize..70, any::<bool>()), 0..300),
+    ) {
         let mut set = rank::RankSet::new(70);
         let mut model = std::collections::BTreeSet::new();
         for (rank, add) in ops {

@@ -45,12 +45,12 @@ const WRITE_HEAVY: [(&str, f64); 5] = [
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Matrix {
-    rows: Rows,
+    rows: Box<Rows>,
 }
 
 impl Default for Matrix {
     fn default() -> Self {
-        Self { rows: OLIO }
+        Self { rows: Box::new(OLIO) }
     }
 }
 
@@ -68,7 +68,7 @@ impl Matrix {
                 return Err(UsersError::Row { action, sum: format!("{sum}") });
             }
         }
-        Ok(Self { rows })
+        Ok(Self { rows: Box::new(rows) })
     }
 
     /// One of NICTA's flat mixes in which adding persons and events makes up about 10, 20, 30,
@@ -90,7 +90,7 @@ impl Matrix {
             row[5] = 100.0 * weight / sum;
             row[6] = row[5];
         }
-        Self { rows }
+        Self { rows: Box::new(rows) }
     }
 
     /// The chance in percent that `to` follows `from`.
@@ -123,7 +123,7 @@ impl Matrix {
         for _ in 0..STATIONARY_STEPS {
             // Half a step stays where it is, so that a periodic chain settles too.
             let mut next = shares.map(|share| share / 2.0);
-            for (share, row) in shares.iter().zip(&self.rows) {
+            for (share, row) in shares.iter().zip(self.rows.iter()) {
                 for (to, percent) in next.iter_mut().zip(row) {
                     *to += share / 2.0 * percent / 100.0;
                 }
@@ -138,7 +138,7 @@ impl Matrix {
 impl fmt::Display for Matrix {
     /// `olio`, `write10` to `write50`, or the rows: entries with `:` between, rows with `/`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.rows == OLIO {
+        if *self.rows == OLIO {
             return f.write_str("olio");
         }
         if let Some((name, _)) = WRITE_HEAVY.iter().find(|(_, w)| *self == Self::flat(*w)) {

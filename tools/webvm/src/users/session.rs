@@ -74,7 +74,9 @@ impl World {
     /// Any of `records`, from 1, all alike or by the law with this number.
     fn draw(&self, law: usize, records: u64, rng: &mut Rng) -> u64 {
         let Some(zipf) = &self.zipf else { return 1 + rng.below(records) };
-        let mut random = Pcg64Mcg::new(u128::from(rng.next_u64()) << 64 | 1);
+        // Both halves: with a constant low one, a single draw is visibly not uniform.
+        let halves = [rng.next_u64(), rng.next_u64()].map(u128::from);
+        let mut random = Pcg64Mcg::new((halves[0] << 64) | halves[1]);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

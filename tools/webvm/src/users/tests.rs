@@ -53,6 +53,23 @@ fn mix_cycle_and_throughput_are_olios() {
     assert!((per_user / 4.966 - 1.0).abs() < 0.02, "{per_user}");
 }
 
+/// One wait in e^5 is longer than the cap: those are cut down to it.
+#[test]
+fn waits_are_capped() {
+    let (_, samples) = run("users=300,steady_s=400,seed=4");
+    let (mut last, mut capped, mut waits) = (vec![None; 300], 0.0, 0.0);
+    for sample in samples {
+        if let Some(start) = last[sample.user as usize].replace(sample.start) {
+            let wait = sample.intended_start.since(start);
+            assert!(wait <= Duration::from_secs(25), "{wait:?}");
+            capped += f64::from(u8::from(wait == Duration::from_secs(25)));
+            waits += 1.0;
+        }
+    }
+    let share: f64 = capped / waits;
+    assert!((share / (-5.0_f64).exp() - 1.0).abs() < 0.3, "{share}");
+}
+
 #[test]
 fn think_time_counts_from_the_end() {
     let think = run("users=200,cycle=think,steady_s=400");

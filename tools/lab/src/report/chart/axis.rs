@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Axes: a range, its ticks, and where a value lies.
 
-use super::super::format::sig;
+use super::super::format::{given, sig};
 
 /// An axis. Its ends are ticks or the data's own ends, never equal, always finite.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ impl Axis {
         let (Some(low), Some(high)) = ends else {
             return Self::exact(low, high, 5, title);
         };
-        let ticks = within.iter().map(|&value| (value, sig(value))).collect();
+        let ticks = within.iter().map(|&value| (value, short(value))).collect();
         Self { low, high, log: true, ticks, title: title.to_owned() }
     }
 
@@ -69,7 +69,7 @@ impl Axis {
         let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let (low, high) = sane(low, high);
         let margin = (high - low) * 0.06;
-        let ticks = values.iter().map(|&value| (value, sig(value))).collect();
+        let ticks = values.iter().map(|&value| (value, given(value))).collect();
         let (low, high) = (low - margin, high + margin);
         Self { low, high, log: false, ticks, title: title.to_owned() }
     }
@@ -131,10 +131,20 @@ fn linear_ticks(low: f64, high: f64, step: f64) -> Vec<(f64, String)> {
         .collect()
 }
 
+/// Thousands as such, so that labels stay short.
+fn short(value: f64) -> String {
+    let thousands = value / 1_000.0;
+    if thousands.abs() >= 10.0 && thousands.fract() == 0.0 {
+        format!("{}k", sig(thousands))
+    } else {
+        sig(value)
+    }
+}
+
 /// As many decimals as the step has.
 fn tick_label(value: f64, step: f64) -> String {
     if step >= 1.0 {
-        return sig(value.round());
+        return short(value.round());
     }
     [(0.1, 1usize), (0.01, 2), (0.001, 3)]
         .into_iter()
@@ -182,7 +192,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_value_lies_between_the_ends(low in -1e6..1e6f64, width in 1e-6..1e6f64, at in 0.0..1.0f64) {
+        fn every_value_lies_between_the_ends(
+            low in -1e6..1e6f64,
+            width in 1e-6..1e6f64,
+            at in 0.0..1.0f64,
+        ) {
             let axis = Axis::linear(low, low + width, 6, "");
             prop_assert!(axis.holds(low + width * at));
             let n = axis.ticks().len();

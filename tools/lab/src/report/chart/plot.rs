@@ -85,6 +85,8 @@ pub(in super::super) enum Item {
     Dots { name: String, series: usize, points: Vec<Point> },
     /// Single points: where, the interval of y, what a reader is told.
     Marks { name: String, series: usize, mark: Mark, points: Vec<(Point, [f64; 2], String)> },
+    /// A word at a point, to the left of it.
+    Note { at: Point, series: usize, text: String },
     /// A level not to be crossed.
     Limit { y: f64, label: String },
     /// A moment.
@@ -217,7 +219,7 @@ impl Plot {
                 let area = el("rect").class(format!("shade {kind}")).with("y", "1");
                 Some((swatch().child(area.with("width", "26").with("height", "12")), name))
             }
-            Item::Limit { .. } | Item::Flag { .. } => None,
+            Item::Limit { .. } | Item::Flag { .. } | Item::Note { .. } => None,
         });
         named.filter(|(_, name)| !name.is_empty()).map(|(s, name)| (s, name.clone())).collect()
     }
@@ -337,9 +339,11 @@ fn draw_item(frame: &Frame<'_>, item: &Item) -> Node {
         Item::Line { name, series, dashed, mark, points } => {
             let seen: Vec<_> = points.iter().filter(|p| holds(p.x) && !p.y.is_nan()).collect();
             let at = seen.iter().map(|p| (frame.x(p.x), frame.y(p.y)));
-            let class = format!("line s{series}{}", if *dashed { " dashed" } else { "" });
-            let line = el("path").class(class).with("d", path(at));
-            let marks = mark.into_iter().flat_map(|mark| {
+            // A line with very many corners is a smear if it is thick.
+            let thin = if seen.len() > 300 { " fine" } else { "" };
+            let dash = if *dashed { " dashed" } else { "" };
+            let line = el("path").class(format!("line s{series}{dash}{thin}")).with("d", path(at));
+            let marks = mark.iter().flat_map(|mark| {
                 seen.iter().map(move |p| mark.draw(frame.x(p.x), frame.y(p.y), *series))
             });
             el("g").with("data-series", name.as_str()).child(line).children(marks)
@@ -376,6 +380,10 @@ fn draw_item(frame: &Frame<'_>, item: &Item) -> Node {
             }
             group
         }
+        Item::Note { at, series, text } => text_el("text", text.as_str())
+            .class(format!("note-label end f{series}"))
+            .at("x", frame.x(at.x) - 4.0)
+            .at("y", frame.y(at.y) - 7.0),
         Item::Limit { y, label } => limit(frame, *y, label),
         Item::Shade { kind, from, to, .. } => {
             let (from, to) = (frame.x(*from), frame.x(*to));

@@ -31,7 +31,7 @@ const TOP: f64 = 26.0;
 const RIGHT: f64 = 26.0;
 const BOTTOM: f64 = 46.0;
 /// Longest name of a row, characters; the rest becomes an ellipsis, the whole a tooltip.
-const NAME: usize = 38;
+const NAME: usize = 46;
 
 impl Rows {
     /// Draws them.
@@ -50,10 +50,6 @@ impl Rows {
             .with("viewBox", format!("0 0 {} {}", coordinate(WIDTH), coordinate(height)))
             .child(text_el("title", self.title.as_str()))
             .child(self.grid(&x, left, bottom));
-        for (at, (row, name)) in self.rows.iter().zip(&names).enumerate() {
-            let top = TOP + step * at as f64;
-            svg = svg.child(self.row(row, name, &x, left, top, step));
-        }
         if let Some((value, label)) = &self.reference {
             let line = format!("M{} {}V{}", coordinate(x(*value)), TOP - 8.0, coordinate(bottom));
             svg = svg.child(el("path").class("limit").with("d", line)).child(
@@ -62,6 +58,10 @@ impl Rows {
                     .at("x", x(*value).clamp(left + 40.0, WIDTH - 60.0))
                     .with("y", "13"),
             );
+        }
+        for (at, (row, name)) in self.rows.iter().zip(&names).enumerate() {
+            let top = TOP + step * at as f64;
+            svg = svg.child(self.row(row, name, &x, left, top, step));
         }
         Chart { id: self.id.clone(), svg, legend: self.legend() }
     }

@@ -65,7 +65,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn peak_and_order_stay(heights in prop::collection::vec(0.0..1e3f64, 1..400), most in 1..200usize) {
+        fn peak_and_order_stay(
+            heights in prop::collection::vec(0.0..1e3f64, 1..400),
+            most in 1..200usize,
+        ) {
             let points = cloud(&heights);
             let top = heights.iter().copied().fold(0.0, f64::max);
             let dots = thin_dots(&points, most);

@@ -3,7 +3,7 @@
 
 use super::super::chart::{Axis, Chart, Item, Plot, strip, thin_dots, thin_line};
 use super::super::data::{Fig2, Fig3, Fig3Kind, Fig3Panel, Migration, Point, Report};
-use super::super::format::{count, seconds, sig};
+use super::super::format::{count, moment, seconds, sig};
 use super::super::markup::Node;
 use super::super::{curve, paper};
 use super::page::{Page, badge, cell, details, number, p, table};
@@ -36,17 +36,17 @@ pub(super) fn fig2(page: &mut Page, report: &Report) {
              paper: 44 s and 3 s.",
             fig2.users,
             fig2.seed,
-            sig(migration.begin_s),
-            seconds(migration.pause_s),
-            seconds(migration.resume_s),
-            seconds(migration.resume_s - migration.begin_s),
+            moment(migration.begin_s),
+            moment(migration.pause_s),
+            moment(migration.resume_s),
+            moment(migration.resume_s - migration.begin_s),
             sig(migration.resume_s - migration.pause_s),
         )),
         page.figure(
             response,
             format!(
                 "Response time of HomePage (s) against time in steady state (s). {} \
-                 The layout is that of Fig. 2 of the paper.",
+                 The limit is one on percentiles, not on single requests.",
                 shown(count_of(whole), DOTS)
             ),
         ),
@@ -60,7 +60,8 @@ pub(super) fn fig2(page: &mut Page, report: &Report) {
         inside.push(page.figure(
             rounds,
             "Rounds of the migration, same time axis as above: number, pages, rate on the wire \
-             (MB/s, 10^6 bytes). Dark: the guest is paused.",
+             (MB/s, 10\u{2076} bytes). Red: the guest is paused. What has no room is in the table \
+             and under the pointer.",
         ));
         inside.push(details("Rounds as a table", rounds_table(migration)));
     }
@@ -93,7 +94,7 @@ fn with_migration(plot: Plot, migration: &Migration, flags: bool) -> Plot {
     if !flags {
         return plot;
     }
-    let flag = |x: f64, what: &str| Item::Flag { x, label: format!("{what} {} s", seconds(x)) };
+    let flag = |x: f64, what: &str| Item::Flag { x, label: format!("{what} {} s", moment(x)) };
     plot.with(flag(migration.begin_s, "begin"))
         .with(flag(migration.pause_s, "pause"))
         .with(flag(migration.resume_s, "resume"))
@@ -117,7 +118,7 @@ fn response_chart(fig2: &Fig2, id: &str, range: (f64, f64), most: usize) -> Char
         series: 1,
         points: thin_dots(&inside, most),
     })
-    .with(Item::Limit { y: limit_s, label: "limit 1 s (on percentiles)".to_owned() })
+    .with(Item::Limit { y: limit_s, label: "limit 1 s".to_owned() })
     .draw()
 }
 
@@ -193,7 +194,8 @@ pub(super) fn fig3(page: &mut Page, report: &Report) {
     let Some(fig3) = &report.fig3 else { return };
     let mut inside = vec![p(format!(
         "90th and 99th percentile of HomePage over the last 5 minutes, {} users. Lines: mean of \
-         the runs, as in the paper's Fig. 3; bands: least to greatest run.",
+         the runs, as in the paper's Fig. 3; bands: least to greatest run. The first window ends \
+         300 s into steady state.",
         fig3.users
     ))];
     for (at, panel) in fig3.panels.iter().enumerate() {
@@ -293,7 +295,7 @@ fn panel_chart(fig3: &Fig3, panel: &Fig3Panel, at: usize) -> Chart {
                 series,
                 dashed,
                 mark: None,
-                points: thin_line(&curve::means(curve), 800),
+                points: thin_line(&curve::means(curve), 280),
             });
     }
     plot.with(Item::Limit { y: paper::limit_s(Action::HomePage), label: "limit 1 s".to_owned() })

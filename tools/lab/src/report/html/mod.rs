@@ -34,11 +34,10 @@ pub(super) fn render(report: &Report, claims: &[Judged]) -> String {
     more::checks(&mut page, report);
     more::predictions(&mut page, report);
     method(&mut page, report);
-    let contents = el("nav").with("aria-label", "Contents").children(
-        page.contents
-            .iter()
-            .map(|(anchor, title)| text_el("a", *title).with("href", format!("#{anchor}"))),
-    );
+    let contents =
+        el("nav").with("aria-label", "Contents").children(page.contents.iter().map(
+            |(anchor, title)| text_el("a", *title).with("href", format!("#section-{anchor}")),
+        ));
     let main = el("main").child(header(report)).child(contents).children(page.sections);
     let mut body = el("body").child(toolbar()).child(main);
     let charts = serde_json::json!(page.charts).to_string();

@@ -6,10 +6,10 @@ use super::super::chart::{Axis, Chart, Item, Mark, Plot, RangeRow, Rows, WIDTH};
 use super::super::data::{
     Estimate, Point, PolicyResult, Prediction, Report, Sensitivity, SensitivityPoint, Spread,
 };
-use super::super::format::{NONE, percent, sig, spread};
+use super::super::format::{NONE, given, percent, sig, spread};
 use super::super::markup::{Node, el};
 use super::super::rank::ranked;
-use super::page::{Page, badge, cell, head, number, p, table};
+use super::page::{Page, badge, cell, head, number, p, range, table};
 
 pub(super) fn contrast(page: &mut Page, report: &Report) {
     if report.contrast.is_empty() {
@@ -18,11 +18,11 @@ pub(super) fn contrast(page: &mut Page, report: &Report) {
     let rows = report.contrast.iter().map(|arm| {
         vec![
             head(arm.name.as_str()),
-            number(spread(&arm.busy_workers)),
-            number(spread(&arm.dirtied_3s_mb)),
-            number(spread(&arm.total_s)),
-            number(spread(&arm.downtime_s)),
-            number(spread(&arm.p99_s)),
+            range(&arm.busy_workers),
+            range(&arm.dirtied_3s_mb),
+            range(&arm.total_s),
+            range(&arm.downtime_s),
+            range(&arm.p99_s),
         ]
     });
     let values = |arm: &super::super::data::ContrastArm| vec![arm.downtime_s.clone()];
@@ -93,7 +93,7 @@ pub(super) fn sensitivity(page: &mut Page, report: &Report) {
             "{} ({}): median, least to greatest run. Diamond: the default, {}.",
             swept.parameter,
             swept.unit,
-            sig(swept.default)
+            given(swept.default)
         );
         inside.push(page.multiples(charts.collect(), &caption));
     }
@@ -116,12 +116,12 @@ fn sensitivity_chart(
             let told = format!(
                 "{} = {} {}: {}",
                 swept.parameter,
-                sig(point.value),
+                given(point.value),
                 swept.unit,
                 spread(spread_of)
             );
-            let range = [spread_of.min()?, spread_of.max()?];
-            Some((Point::new(point.value, spread_of.median()?), range, told))
+            let ends = [spread_of.min()?, spread_of.max()?];
+            Some((Point::new(point.value, spread_of.median()?), ends, told))
         });
         points.collect::<Vec<_>>()
     };
@@ -190,12 +190,12 @@ pub(super) fn policies(page: &mut Page, report: &Report) {
         vec![
             number(place.to_string()),
             head(policy.name.as_str()),
-            number(spread(&policy.rounds)),
-            number(spread(&policy.total_s)),
-            number(spread(&policy.sent_mb)),
-            number(spread(&policy.downtime_probe_s)),
-            number(spread(&policy.downtime_gap_s)),
-            number(spread(&policy.downtime_engine_s)),
+            range(&policy.rounds),
+            range(&policy.total_s),
+            range(&policy.sent_mb),
+            range(&policy.downtime_probe_s),
+            range(&policy.downtime_gap_s),
+            range(&policy.downtime_engine_s),
             kept(policy.p90_kept),
             kept(policy.p99_kept),
         ]
@@ -246,12 +246,16 @@ pub(super) fn wws(page: &mut Page, report: &Report) {
             mark: None,
             points: curve.points.clone(),
         });
+        if let Some(&at_end) = curve.points.last() {
+            let text = curve.name.clone();
+            plot = plot.with(Item::Note { at: at_end, series: at + 1, text });
+        }
     }
     if wws.bandwidth_mb_s > 0.0 {
         let end_s = last.min(top * 1.05 / wws.bandwidth_mb_s);
         let end = Point::new(end_s, end_s * wws.bandwidth_mb_s);
         plot = plot.with(Item::Line {
-            name: format!("link, {} MB/s", sig(wws.bandwidth_mb_s)),
+            name: format!("link, {} MB/s", given(wws.bandwidth_mb_s)),
             series: 7,
             dashed: false,
             mark: None,
@@ -282,8 +286,8 @@ pub(super) fn wws(page: &mut Page, report: &Report) {
         p(said),
         page.figure(
             chart.draw(),
-            "D(t): distinct memory dirtied (MB, 10^6 bytes) in a window of t seconds, and what \
-             the link sends in it. Where the curve is under the line the next round is shorter.",
+            "D(t): distinct memory dirtied (MB, 10\u{2076} bytes) in a window of t seconds, and \
+             what the link sends in it. Where the curve is under the line the next round is shorter.",
         ),
     ];
     page.section("wws", "Working set against the link", inside);
@@ -336,7 +340,7 @@ pub(super) fn checks(page: &mut Page, report: &Report) {
         let passed = report.checks.iter().filter(|check| check.passes()).count();
         let rows = report.checks.iter().map(|check| {
             let end = |end: Option<f64>| end.map_or_else(String::new, sig);
-            let range = match (check.low, check.high) {
+            let allowed = match (check.low, check.high) {
                 (Some(_), Some(_)) => format!("{} to {}", end(check.low), end(check.high)),
                 (Some(_), None) => format!("at least {}", end(check.low)),
                 (None, Some(_)) => format!("at most {}", end(check.high)),
@@ -347,7 +351,7 @@ pub(super) fn checks(page: &mut Page, report: &Report) {
                 head(check.name.as_str()),
                 number(sig(check.measured)),
                 cell(check.unit.as_str()),
-                number(range),
+                number(allowed),
                 cell("").child(badge(Some(pass), if pass { "passes" } else { "fails" })),
                 cell(check.source.as_str()),
             ]
@@ -381,8 +385,8 @@ fn side_row(side: &super::super::data::SideBySide) -> Vec<Node> {
     };
     vec![
         head(side.name.as_str()),
-        number(spread(&side.virtual_run)),
-        number(spread(&side.live_run)),
+        range(&side.virtual_run),
+        range(&side.live_run),
         number(off.map_or_else(|| NONE.to_owned(), percent)),
         cell("").child(badge(verdict, &word)),
     ]

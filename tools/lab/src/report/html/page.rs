@@ -2,6 +2,8 @@
 //! The page as it grows: sections, figures, tables, and the list of its charts.
 
 use super::super::chart::Chart;
+use super::super::data::Spread;
+use super::super::format::{NONE, sig};
 use super::super::markup::{Node, el, text_el};
 
 /// A page under construction.
@@ -15,7 +17,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Adds a section.
+    /// Adds a section. Its identifier has a prefix: charts are named alike.
     pub(super) fn section(
         &mut self,
         anchor: &'static str,
@@ -23,8 +25,12 @@ impl Page {
         inside: impl IntoIterator<Item = Node>,
     ) {
         self.contents.push((anchor, title));
-        self.sections
-            .push(el("section").with("id", anchor).child(text_el("h2", title)).children(inside));
+        self.sections.push(
+            el("section")
+                .with("id", format!("section-{anchor}"))
+                .child(text_el("h2", title))
+                .children(inside),
+        );
     }
 
     /// A figure: a chart, its legend, its caption.
@@ -76,14 +82,32 @@ pub(super) fn p(text: impl Into<String>) -> Node {
     text_el("p", text)
 }
 
-/// A table: header, rows of cells. Scrolls by itself on a narrow screen.
+/// A table: header, rows of cells; a column of numbers has its header to the right too. Scrolls
+/// by itself on a narrow screen.
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<Node>>) -> Node {
-    let head =
-        el("tr").children(header.iter().map(|name| text_el("th", *name).with("scope", "col")));
+    let rows: Vec<Vec<Node>> = rows.into_iter().collect();
+    let head = header.iter().enumerate().map(|(column, name)| {
+        let name = text_el("th", *name).with("scope", "col");
+        let first = rows.first().and_then(|row| row.get(column));
+        if first.is_some_and(Node::is_number) { name.class("number") } else { name }
+    });
+    let head = el("tr").children(head);
     let body = rows.into_iter().map(|cells| el("tr").children(cells));
     el("div")
         .class("scroll")
         .child(el("table").child(el("thead").child(head)).child(el("tbody").children(body)))
+}
+
+/// A cell with a median, and the range under it.
+pub(super) fn range(spread: &Spread) -> Node {
+    let (Some(median), Some(min), Some(max)) = (spread.median(), spread.min(), spread.max()) else {
+        return number(NONE);
+    };
+    let cell = number(sig(median));
+    if min == max {
+        return cell;
+    }
+    cell.child(text_el("span", format!("{} \u{2026} {}", sig(min), sig(max))).class("note block"))
 }
 
 /// A cell of text.

@@ -11,7 +11,7 @@ use super::super::format::{seconds, sig, spread};
 use super::super::judge::{Judged, Verdict};
 use super::super::markup::{Node, el, text_el};
 use super::super::paper;
-use super::page::{Page, badge, cell, head, number, p, table};
+use super::page::{Page, badge, cell, head, number, p, range, table};
 
 pub(super) fn claims(page: &mut Page, claims: &[Judged]) {
     let of = |verdict| claims.iter().filter(|judged| judged.verdict == verdict).count();
@@ -58,7 +58,7 @@ pub(super) fn table1(page: &mut Page) {
     let inside = [
         p("The 90th and the 99th percentile of the response times in any 5-minute window of \
            steady state must not exceed these (paper, Table 1)."),
-        table(&["Action", "Limit (s)"], rows),
+        el("div").class("compact").child(table(&["Action", "Limit (s)"], rows)),
     ];
     page.section("table1", "Table 1: limits", inside);
 }
@@ -79,8 +79,8 @@ pub(super) fn table2(page: &mut Page, report: &Report) {
         p(format!(
             "Largest 99th percentile over all 5-minute windows with one migration in a run of \
              {} s: median over the seeds, least to greatest under it, the paper's number last. \
-             \u{2713} within the limit, \u{2717} above it. Small: windows with fewer than 100 \
-             samples, whose 99th percentile is their maximum.",
+             \u{2713} within the limit, \u{2717} above it. Few samples: no window with 100, the \
+             99th percentile is the maximum.",
             sig(table2.steady_s)
         )),
         table(&header, rows).with("id", "table2-table"),
@@ -100,14 +100,14 @@ fn table2_cell(table2: &Table2, action: Action, users: u32) -> Node {
         return number("\u{2013}").child(text_el("span", paper).class("paper block"));
     };
     let pass = median <= paper::limit_s(action);
-    let range = match (found.p99_s.min(), found.p99_s.max()) {
+    let ends = match (found.p99_s.min(), found.p99_s.max()) {
         (Some(min), Some(max)) => format!("{} \u{2026} {}", seconds(min), seconds(max)),
         _ => String::new(),
     };
     let mut node = el("td")
         .class(if pass { "number cell-pass" } else { "number cell-fail" })
         .child(badge(Some(pass), &seconds(median)))
-        .child(text_el("span", range).class("note block"))
+        .child(text_el("span", ends).class("note block"))
         .child(text_el("span", paper).class("paper block"));
     if found.undetermined > 0 {
         let runs = found.p99_s.values().len();
@@ -185,7 +185,7 @@ pub(super) fn capacity(page: &mut Page, report: &Report) {
         };
         vec![
             head(format!("{}", step.users)),
-            number(spread(&step.throughput)),
+            range(&step.throughput),
             cell(percentiles(|row| &row.p90_s)),
             cell(percentiles(|row| &row.p99_s)),
             cell("").child(badge(Some(step.pass), if step.pass { "passes" } else { "fails" })),

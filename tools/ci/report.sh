@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# Builds a report and opens it as a reader would, in headless Chromium, without a network. Fails
+# on anything in the console, on a declared chart that is missing or has no size, and on any
+# request besides the page itself. Then breaks copies of the page, to see that each is noticed.
+#
+#   tools/ci/report.sh [DIR]     DIR gets the report and its screenshots, light and dark
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+out=${1:-$work/report}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+echo "report in $out"
+cargo run -q -p lab --example sample_report -- "$out"
+
+# A full disk: an error that names the file, and nothing half-written. Needs a small file system.
+full=$work/full
+mkdir "$full"
+if mount -t tmpfs -o size=256k none "$full" 2>/dev/null; then
+    status=0
+    cargo run -q -p lab --example sample_report -- "$full" 2>"$work/full.log" || status=$?
+    left=$(find "$full" -name '.report-*' | wc -l)
+    umount "$full"
+    if [ "$status" -eq 0 ] || [ "$left" -ne 0 ] ||
+        ! grep -q "Cannot write $full/" "$work/full.log"; then
+        echo "FAILED: a full disk gave exit code $status, $left files left over, and this:"
+        cat "$work/full.log"
+        exit 1
+    fi
+    echo "full disk: noticed"
+else
+    echo "SKIPPED: full disk: no right to mount a small file system"
+fi
+
+chromium=${CHROMIUM:-}
+for name in chromium chromium-browser google-chrome; do
+    [ -n "$chromium" ] || chromium=$(command -v "$name" || true)
+done
+if [ -z "$chromium" ]; then
+    echo "SKIPPED: NO BROWSER: console errors, charts, requests and screenshots of the report are"
+    echo "SKIPPED: NOT CHECKED. Install Chromium (tools/ci/setup.sh) or set CHROMIUM=/path."
+    exit 0
+fi
+
+# Off the network twice over: a name space without one where that may be had, and no names.
+offline=()
+if unshare -n true 2>/dev/null; then
+    offline=(unshare -n)
+elif unshare -rn true 2>/dev/null; then
+    offline=(unshare -rn)
+fi
+flags=(--headless --disable-gpu --disable-dev-shm-usage --hide-scrollbars --no-first-run
+    --disable-background-networking --disable-component-update --disable-sync --disable-extensions
+    --host-resolver-rules='MAP * ~NOTFOUND' --virtual-time-budget=5000 --window-size=1280,2400)
+[ "$(id -u)" -ne 0 ] || flags+=(--no-sandbox)
+
+# browse PAGE NAME FLAG...: standard output in NAME.out, the browser's log in NAME.log.
+browse() {
+    local page=$1 name=$2
+    shift 2
+    # A profile for each: none waits for another's lock, and nothing is cached.
+    timeout 120 "${offline[@]}" "$chromium" "${flags[@]}" --user-data-dir="$work/profile-$name" \
+        --enable-logging=stderr --log-level=0 "$@" "file://$page" \
+        >"$work/$name.out" 2>"$work/$name.log"
+}
+
+# check PAGE NAME: prints what is wrong with a page; fails if anything is.
+check() {
+    local page=$1 name=$2 bad=0
+    if ! browse "$page" "$name" --dump-dom; then
+        echo "  the browser failed or took longer than 120 s:"
+        tail -5 "$work/$name.log"
+        return 1
+    fi
+    local dom=$work/$name.out
+    if grep -a 'CONSOLE' "$work/$name.log" >"$work/$name.console"; then
+        sed 's/^/  console: /' "$work/$name.console"
+        bad=1
+    fi
+    local requests
+    requests=$(sed -n 's/.*<html[^>]* data-requests="\([0-9]*\)".*/\1/p' "$dom" | head -1)
+    if [ "$requests" != 0 ]; then
+        echo "  requests besides the page: '${requests:-the script did not get that far}'"
+        bad=1
+    fi
+    if grep -aoE '(src|href|action)="(https?:|//)[^"]*"' "$dom"; then
+        echo "  refers to the network"
+        bad=1
+    fi
+    # The list that the page declares, against what is drawn on it.
+    local charts id count=0
+    charts=$(sed -n 's/.*id="chart-list">\[\([^]]*\)\].*/\1/p' "$dom" | tr -d '"' | tr ',' ' ')
+    for id in $charts; do
+        count=$((count + 1))
+        if ! grep -aq "<svg id=\"$id\" " "$dom"; then
+            echo "  chart $id is missing"
+            bad=1
+        fi
+    done
+    if [ "$count" -lt 10 ]; then
+        echo "  declares $count charts; a whole report has more than 10"
+        bad=1
+    fi
+    if ! grep -aq "data-charts-drawn=\"$count\"" "$dom"; then
+        echo "  not all of the $count declared charts have a size"
+        bad=1
+    fi
+    if grep -aoE ' (d|x|y|cx|cy|width|height|viewBox|transform)="[^"]*(NaN|inf)[^"]*"' "$dom"; then
+        echo "  a drawing has something that is no number"
+        bad=1
+    fi
+    [ "$bad" -eq 0 ] && echo "  $count charts, nothing in the console, no request"
+}
+
+page=$out/report.html
+echo "the report:"
+check "$page" whole
+
+for theme in light dark; do
+    browse "$page#$theme" "shot-$theme" --window-size=1280,22000 --screenshot="$out/$theme.png"
+    [ -s "$out/$theme.png" ] || { echo "no screenshot $out/$theme.png"; exit 1; }
+done
+echo "screenshots: $out/light.png $out/dark.png"
+
+# Every fault that this looks for, planted in a copy. Without a notice the check is worth nothing.
+broken() {
+    local name=$1 edit=$2
+    sed "$edit" "$page" >"$work/$name.html"
+    cmp -s "$page" "$work/$name.html" && { echo "the fault '$name' could not be planted"; exit 1; }
+    echo "with the fault '$name':"
+    if check "$work/$name.html" "$name"; then
+        echo "FAILED: the fault '$name' was not noticed"
+        exit 1
+    fi
+}
+broken console-error 's|</body>|<script>console.warn("planted")</script></body>|'
+broken missing-chart 's|<svg id="fig2" |<svg id="fig2-gone" |'
+broken request 's|</main>|<img src="http://127.0.0.1:9/planted.png" alt=""></main>|'
+broken broken-script 's|"use strict";|"use strict"; nonsense();|'
+echo "all planted faults were noticed"

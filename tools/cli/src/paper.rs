@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `precopy paper`: the paper's experiments, and their report.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use lab::paper::experiments::{self, Options};
+use lab::paper::pool::Watch;
+use lab::report::data::{Machine, Mode, Parameter, Report, RunInfo};
+use precopy::policy::PolicySpec;
+
+use crate::args::{Experiment, PaperArgs};
+use crate::exit::{Exit, usage};
+use crate::signals::Stop;
+use crate::system;
+
+/// Shows how far the runs have come, and passes Ctrl-C on.
+struct Progress {
+    bar: ProgressBar,
+    stop: Stop,
+    runs: Mutex<u64>,
+}
+
+impl Progress {
+    fn new(stop: Stop) -> Self {
+        let bar = ProgressBar::new(0);
+        let style = ProgressStyle::with_template("{elapsed_precise} {bar:30} {pos}/{len} {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self { bar, stop, runs: Mutex::new(0) }
+    }
+}
+
+impl Watch for Progress {
+    fn progress(&self, what: &str, done: usize, all: usize) {
+        self.bar.set_length(all as u64);
+        self.bar.set_position(done as u64);
+        self.bar.set_message(what.to_owned());
+        *self.runs.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += 1;
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.stop.requests() > 0
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &PaperArgs) -> anyhow::Result<Exit> {
+    let options = options(args)?;
+    let stop = Stop::install()?;
+    let progress = Progress::new(stop.clone());
+    let began = Instant::now();
+    let mut report = Report { run: describe(args, &options), ..Report::default() };
+    let wants = |one: Experiment| args.experiment == Experiment::All || args.experiment == one;
+    if wants(Experiment::Capacity) {
+        report.capacity = Some(experiments::capacity(&options, &progress)?);
+    }
+    if wants(Experiment::Fig2) {
+        report.fig2 = experiments::fig2(&options, &progress)?;
+        report.wws = Some(experiments::working_sets(&options, &progress)?);
+    }
+    if wants(Experiment::Fig3) {
+        report.fig3 = Some(experiments::fig3(&options, &progress)?);
+    }
+    if wants(Experiment::Table2) {
+        report.table2 = Some(experiments::table2(&options, &progress)?);
+    }
+    if wants(Experiment::Contrast) {
+        report.contrast = experiments::contrast(&options, &progress)?;
+    }
+    if wants(Experiment::Sensitivity) {
+        report.sensitivity = experiments::sensitivity(&options, &progress)?;
+    }
+    if wants(Experiment::Policies) {
+        report.policies = experiments::rank(&options, &progress)?;
+    }
+    progress.bar.finish_and_clear();
+    if stop.requests() > 0 {
+        let runs = *progress.runs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        report.run.partial = Some(format!(
+            "Interrupted by Ctrl-C after {runs} runs: what was not run by then is missing."
+        ));
+    }
+    report.run.wall_s = began.elapsed().as_secs_f64();
+    lab::paper::explain(&mut report);
+    let written = lab::report::write(&args.out, &report)?;
+    if args.json {
+        println!("{}", std::fs::read_to_string(&written.json)?);
+    } else {
+        print!("{}", lab::report::text::render(&report, &written.claims));
+        println!("\nReport: {}", written.html.display());
+    }
+    Ok(if stop.requests() > 0 { Exit::Cancelled } else { Exit::Done })
+}
+
+fn options(args: &PaperArgs) -> anyhow::Result<Options> {
+    let mut options = Options::default();
+    options.seeds = (1..=args.seeds).collect();
+    if let Some(policy) = &args.policy {
+        options.policy = PolicySpec::parse(policy).map_err(usage)?;
+    }
+    if let Some(rate) = args.bandwidth_cap {
+        #[expect(clippy::cast_precision_loss, reason = "bytes per second")]
+        let rate = rate as f64;
+        options.bandwidth_bytes_per_s = rate;
+    }
+    if !(0.0..=0.95).contains(&args.slowdown) {
+        let given = args.slowdown;
+        return Err(usage(format!("--slowdown is {given}; it must be from 0 to 0.95")));
+    }
+    options.tax = args.slowdown;
+    options.site.clone_from(&args.site);
+    // A setting that makes no sense is a usage error, not one of the first run.
+    options.scenario(experiments::USERS, 1).map_err(usage)?;
+    Ok(options)
+}
+
+fn describe(args: &PaperArgs, options: &Options) -> RunInfo {
+    let parameter = |name: &str, value: String, source: &str| Parameter {
+        name: name.to_owned(),
+        value,
+        source: source.to_owned(),
+    };
+    let site = options.scenario(experiments::USERS, 1).map(|s| s.site).unwrap_or_default();
+    let bandwidth_mb_s = options.bandwidth_bytes_per_s / 1e6;
+    RunInfo {
+        title: "The cost of live migration under Web 2.0 load, again".to_owned(),
+        command: format!("precopy paper {:?}", args.experiment).to_lowercase(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        mode: Mode::Virtual,
+        policy: options.policy.to_string(),
+        seeds: options.seeds.clone(),
+        parameters: vec![
+            parameter("guest memory", "2 GiB".to_owned(), "paper, 4.4"),
+            parameter("link", format!("{bandwidth_mb_s} MB/s, shared with the site"), "1 Gb/s"),
+            parameter("slowdown by a migration", options.tax.to_string(), "Clark 2005: 0.12-0.2"),
+            parameter("processor, C0", format!("{} op/s", site.capacity), "calibrated"),
+            parameter("private pages of an action, w", site.private_pages.to_string(), "measured"),
+            parameter("kernel pages, K", site.kernel_pages.to_string(), "measured"),
+            parameter("writes to them by an action", site.kernel_writes.to_string(), "fitted"),
+            parameter("their Zipf exponent", site.kernel_zipf.to_string(), "fitted"),
+        ],
+        machine: Machine {
+            cores: std::thread::available_parallelism()
+                .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+            memory_mib: system::available_bytes().unwrap_or(0) >> 20,
+            description: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        },
+        ..RunInfo::default()
+    }
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the numbers of a report do not say by themselves: why a claim comes out as it does, how
+//! things were measured, and where the model ends.
+
+use crate::report::claims::Quantity;
+use crate::report::data::Report;
+
+/// Adds reasons to the report's claims and remarks on method.
+pub fn explain(report: &mut Report) {
+    let reasons = [
+        (
+            Quantity::TotalS,
+            "One full pass over 2 GiB takes 18 s at what the link leaves; the rest are rounds in \
+             which one PHP process per user dirties pages nearly as fast as they are sent.",
+        ),
+        (
+            Quantity::DowntimeS,
+            "Rounds stop shrinking where the working set of a round equals what the link sends in \
+             it: a few seconds with one private heap per user.",
+        ),
+        (
+            Quantity::RecoveryS,
+            "Counted for the home page, which Fig. 2 shows: until the last one that was requested \
+             during the pause is answered. Under processor sharing the longest jobs (adding events) \
+             take longer.",
+        ),
+        (
+            Quantity::Dropped,
+            "The switch holds the connections, and what arrives during the pause waits.",
+        ),
+        (Quantity::SpacedP90Violated, "Each window holds the slow requests of one migration only."),
+    ];
+    for (quantity, why) in reasons {
+        report.measured.entry(quantity).or_default().why = why.to_owned();
+    }
+    report.remarks.extend(
+        [
+            "The guest is an application, not a random writer: workers, sessions, persons, events \
+             and attendees are records in its memory, the network card's rings too, and after each \
+             run an audit compares memory with every acknowledged write. Time is virtual; the \
+             engine's production session decides and counts.",
+            "The slowdown that a migration causes is imposed in virtual time (by default 15 %, \
+             within the 12 to 20 % that Clark et al. measured under Xen in 2005), because the \
+             simulated host has no processors of its own. A live run measures it.",
+            "Processor times and database times are calibrated so that 600 users pass and 700 \
+             fail without a migration; the sensitivity section shows how near the edge that is.",
+            "The paper reports one run for Fig. 2. It does not say when the second migration of \
+             Fig. 3 began; here it does 80 s after the first.",
+        ]
+        .map(str::to_owned),
+    );
+}
