@@ -12,6 +12,7 @@ mod place;
 mod run;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::io;
 use std::net::SocketAddr;
