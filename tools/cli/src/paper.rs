@@ -74,6 +74,9 @@ pub(crate) fn run(args: &PaperArgs) -> anyhow::Result<Exit> {
     if wants(Experiment::Policies) {
         report.policies = experiments::rank(&options, &progress)?;
     }
+    if wants(Experiment::Predictions) {
+        report.predictions = experiments::predictions(&progress)?;
+    }
     if args.experiment == Experiment::All {
         report.checks = lab::paper::model::checks(&options, &progress)?;
         report.traces = lab::paper::model::against_traces(&options)?;

@@ -62,6 +62,8 @@ pub(crate) enum Experiment {
     Sensitivity,
     /// Every policy of the engine on the same guests
     Policies,
+    /// Predictions beside the runs that they predict, over load, link and policy
+    Predictions,
     /// All of them
     All,
 }

@@ -114,7 +114,8 @@ impl Initial {
         reason = "at most 5,000 tags"
     )]
     pub fn new(users: u32) -> Self {
-        let persons = u64::from(users) * 100;
+        // The loader's smallest scale is 25.
+        let persons = u64::from(users.max(25)) * 100;
         let decay = (-(persons as f64) / 10_000.0).exp();
         let tags = (5000.0 * (1.0 - decay) / (1.0 + decay)).round().max(1.0) as u64;
         Self { persons, tags, events: tags * 3 }
