@@ -180,3 +180,161 @@ impl GuestLink {
         self.generation
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What may happen between a switch and a guest that is moved about.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A client's bytes for the guest.
+        Push(usize),
+        /// The switch gives a frame to the current port.
+        Give,
+        /// The guest takes a frame from its port.
+        Take,
+        /// Its acknowledgement reaches the switch.
+        Acknowledge,
+        /// The guest has something to send.
+        Send,
+        /// The switch takes a frame from the port.
+        Hear,
+        /// What the switch has seen reaches the guest.
+        Tell,
+        /// The guest gets a new port; what was on its way is gone.
+        Move,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => (0..300_usize).prop_map(Step::Push),
+            4 => Just(Step::Give),
+            4 => Just(Step::Take),
+            2 => Just(Step::Acknowledge),
+            3 => Just(Step::Send),
+            4 => Just(Step::Hear),
+            2 => Just(Step::Tell),
+            1 => Just(Step::Move),
+        ];
+        proptest::collection::vec(step, 0..400)
+    }
+
+    const WINDOW: usize = 1000;
+
+    #[derive(Debug, Default)]
+    struct Model {
+        link: GuestLink,
+        pushed: u32,
+        to_guest: VecDeque<(u64, Frame)>,
+        taken: Vec<u32>,
+        sent: u64,
+        given: u64,
+        guest_acknowledged: u64,
+        from_guest: VecDeque<u64>,
+        heard: Vec<u64>,
+        freed: u64,
+    }
+
+    impl Model {
+        fn step(&mut self, step: &Step) {
+            match step {
+                Step::Push(bytes) => {
+                    self.pushed += 1;
+                    self.link.push(Frame::data(self.pushed, vec![0; *bytes].into()));
+                }
+                Step::Give => {
+                    let could = self.link.can_give(WINDOW);
+                    let gave = self.link.give(WINDOW);
+                    assert_eq!(gave.is_some(), could);
+                    self.to_guest.extend(gave);
+                }
+                Step::Take => {
+                    if let Some((number, frame)) = self.to_guest.pop_front() {
+                        assert_eq!(number, self.taken.len() as u64 + 1);
+                        self.taken.push(frame.conn);
+                    }
+                }
+                Step::Acknowledge => {
+                    let freed = &mut self.freed;
+                    let received = self.taken.len() as u64;
+                    self.link.acknowledge(received, |_| *freed += 1).unwrap();
+                }
+                Step::Send => {
+                    self.sent += 1;
+                    self.offer();
+                }
+                Step::Hear => {
+                    if let Some(number) = self.from_guest.pop_front()
+                        && self.link.admit(number).unwrap()
+                    {
+                        self.heard.push(number);
+                    }
+                }
+                Step::Tell => self.guest_acknowledged = self.link.seen(),
+                Step::Move => {
+                    let attach = Attach {
+                        received: self.taken.len() as u64,
+                        sent_acknowledged: self.guest_acknowledged,
+                    };
+                    let freed = &mut self.freed;
+                    self.link.attach(attach, |_| *freed += 1).unwrap();
+                    self.to_guest.clear();
+                    self.from_guest.clear();
+                    self.given = self.guest_acknowledged;
+                    self.offer();
+                }
+            }
+            assert_eq!(self.link.kept() as u64 + self.freed, u64::from(self.pushed));
+        }
+
+        /// The guest hands all that it keeps to its port.
+        fn offer(&mut self) {
+            while self.given < self.sent {
+                self.given += 1;
+                self.from_guest.push_back(self.given);
+            }
+        }
+    }
+
+    proptest! {
+        /// Both directions are complete, in order and without repeats, however often the guest
+        /// is moved and wherever frames and acknowledgements were at the time.
+        #[test]
+        fn every_frame_arrives_once_and_in_order(steps in steps()) {
+            let mut model = Model::default();
+            for step in &steps {
+                model.step(step);
+            }
+            // Nothing more happens but that everything arrives.
+            for _ in 0..steps.len() + 1 {
+                for step in [Step::Give, Step::Take, Step::Acknowledge, Step::Hear] {
+                    model.step(&step);
+                }
+            }
+            prop_assert_eq!(model.taken, (1..=model.pushed).collect::<Vec<_>>());
+            prop_assert_eq!(model.heard, (1..=model.sent).collect::<Vec<_>>());
+            prop_assert_eq!((model.link.kept(), model.link.kept_bytes()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_and_changes_nothing() {
+        let mut link = GuestLink::default();
+        link.push(Frame::open(1));
+        let never = LinkError::NeverSent { received: 1, sent: 0 };
+        assert_eq!(link.acknowledge(1, drop), Err(never));
+        assert_eq!(link.attach(Attach { received: 1, sent_acknowledged: 0 }, drop), Err(never));
+        assert_eq!(link.admit(2), Err(LinkError::Gap { number: 2, expected: 1 }));
+        let claimed = Attach { received: 0, sent_acknowledged: 1 };
+        let unseen = LinkError::NeverSeen { claimed: 1, seen: 0 };
+        assert_eq!(link.attach(claimed, drop), Err(unseen));
+        assert!(link.give(0).is_some());
+        link.acknowledge(1, drop).unwrap();
+        let old = LinkError::OldMemory { received: 0, acknowledged: 1 };
+        assert_eq!(link.attach(Attach::default(), drop), Err(old));
+        assert_eq!((link.generation(), link.kept(), link.seen()), (0, 0, 0));
+    }
+}

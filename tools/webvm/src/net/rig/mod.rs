@@ -269,7 +269,11 @@ impl Rig {
             let sent = scope.spawn(|| send_for_a_while(sender));
             let rate = received_rate(receiver).map_err(failed("receiving at B"));
             match sent.join() {
-                Ok(sent) => sent.map_err(failed("sending from A")).and(rate),
+                // If the receiver failed, the sender did so after it.
+                Ok(sent) => rate.and_then(|rate| {
+                    sent.map_err(failed("sending from A"))?;
+                    Ok(rate)
+                }),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
@@ -307,12 +311,14 @@ fn received_rate(mut receiver: TcpStream) -> io::Result<u64> {
     receiver.read_exact(&mut block[..1])?;
     let (start, mut bytes, mut last) = (Instant::now(), 0u64, Duration::ZERO);
     loop {
-        match receiver.read(&mut block)? {
-            0 => break,
-            read => {
+        match receiver.read(&mut block) {
+            Ok(0) => break,
+            Ok(read) => {
                 bytes += read as u64;
                 last = start.elapsed();
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     let micros = last.as_micros().max(1);

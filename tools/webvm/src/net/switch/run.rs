@@ -216,6 +216,8 @@ impl Run {
                     if accepted.is_ok() {
                         pipe.acknowledge(self.link.seen());
                     }
+                    // Who has the answer may look at the status.
+                    self.publish();
                     // An asker that has given up has dropped its end, and the port with it.
                     answer.send(accepted.map_err(PortError::from)).ok();
                 }
