@@ -161,7 +161,8 @@ mod tests {
             counts in prop::collection::vec(0.0f64..300_000.0, 2..12),
             pages in 1u64..200_000,
         ) {
-            let windows: Vec<f64> = std::iter::successors(Some(0.1), |w| Some(w * 1.9)).take(counts.len()).collect();
+            let windows = std::iter::successors(Some(0.1), |w| Some(w * 1.9));
+            let windows: Vec<f64> = windows.take(counts.len()).collect();
             let at = |t: f64| counts[windows.iter().position(|w| *w == t).unwrap()];
             let model = WwsModel::fit(&curve(pages, &windows, at));
             prop_assert!(model.fresh_pages_per_s >= 0.0);

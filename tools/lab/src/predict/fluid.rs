@@ -2,10 +2,11 @@
 //! The site as a fluid: how many requests share the processor while a migration slows it, stops
 //! it, and leaves it with a backlog.
 //!
-//! The users' closed loop is [`Load::step`]. Below capacity a fluid has no queue, but processor sharing has: n requests with probability
-//! (1 - rho) rho^n, whatever the service times (M/G/1-PS). So a request that needs s seconds of
-//! the processor and starts at t, at speed v(t), is done when `integral of v / n = s`, with n the larger of the
-//! fluid and a draw of that distribution.
+//! The users' closed loop is [`Load::step`]. Below capacity a fluid has no queue, but processor
+//! sharing has: n requests with probability (1 - rho) rho^n, whatever the service times
+//! (M/G/1-PS). So a request that needs s seconds of the processor and starts at t, at speed v(t),
+//! is done when `integral of v / n = s`, with n the larger of the fluid and a draw of that
+//! distribution.
 
 use super::load::Load;
 
