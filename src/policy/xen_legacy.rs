@@ -7,8 +7,8 @@
 //! again when its turn comes is left for the next pass, except in the first and the paused one.
 //!
 //! `growth` is a fourth condition. Xen had it only when built with `ADAPTIVE_SAVE`, once its rate
-//! had reached the maximum: stop when a pass sent more than the one before it (`sent`). `dirty` asks
-//! the same one pass earlier, of what is dirty when a pass is over.
+//! had reached the maximum: stop when a pass sent more than the one before it (`sent`). `dirty`
+//! asks the same one pass earlier, of what is dirty when a pass is over.
 
 use super::parameters::{ParameterInfo, ParameterKind};
 use super::{Moment, Observation, PolicyInfo, StopPolicy, Verdict};

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One live experiment over the shaped link, in words and as JSON.
 //!
-//! `cargo run --release -p lab --example live -- MEMORY_MIB USERS POLICY RAMP_S STEADY_S AT_S,.. [JSON]`
+//! `cargo run --release -p lab --example live -- \
+//!     MEMORY_MIB USERS POLICY RAMP_S STEADY_S AT_S,.. [JSON]`
 
 use std::time::Duration;
 

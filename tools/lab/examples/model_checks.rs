@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The seven checks of the model, full size or scaled: `cargo run --release -p lab --example model_checks [eighth]`.
+//! The seven checks of the model, full size or scaled:
+//! `cargo run --release -p lab --example model_checks -- [eighth]`
 
 use lab::checks::table;
 use lab::paper::experiments::Options;

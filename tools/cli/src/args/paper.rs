@@ -26,7 +26,7 @@ pub(crate) struct PaperArgs {
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<String>,
     /// Runs of each case, each with its own seed
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = seeds())]
     pub(crate) seeds: u64,
     /// The link that migration and site share [default: 117.5MB/s, what TCP carries over 1 Gb/s]
     #[arg(long, value_name = "RATE", value_parser = parse::rate)]
@@ -66,4 +66,8 @@ pub(crate) enum Experiment {
     Predictions,
     /// All of them
     All,
+}
+
+fn seeds() -> clap::builder::RangedU64ValueParser {
+    clap::builder::RangedU64ValueParser::new().range(1..=1000)
 }

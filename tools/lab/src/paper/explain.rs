@@ -21,8 +21,8 @@ pub fn explain(report: &mut Report) {
         (
             Quantity::RecoveryS,
             "Counted for the home page, which Fig. 2 shows: until the last one that was requested \
-             during the pause is answered. Under processor sharing the longest jobs (adding events) \
-             take longer.",
+             during the pause is answered. Under processor sharing the longest jobs (adding \
+             events) take longer.",
         ),
         (
             Quantity::Dropped,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The least guest that a network can serve: it answers the site's requests at once and other
-//! HTTP requests with what they said, and keeps its network card's counters in a plain struct, which moves from port to port. For tests
+//! HTTP requests with what they said, and keeps its network card's counters in a plain struct,
+//! which moves from port to port. For tests
 //! of the network alone, and to measure it.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -103,7 +103,8 @@ impl GuestLink {
         (first || self.given_bytes + cost(frame) <= window).then_some(frame)
     }
 
-    /// What the current port's guest has: all up to `received`; each frame that need not be kept any
+    /// What the current port's guest has: all up to `received`; each frame that need not be kept
+    /// any
     /// more goes to `done`.
     pub(super) fn acknowledge(
         &mut self,

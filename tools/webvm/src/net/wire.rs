@@ -246,7 +246,9 @@ mod tests {
         }
 
         #[test]
-        fn nonsense_is_refused_and_never_kept(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn nonsense_is_refused_and_never_kept(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
             let mut decoder = Decoder::default();
             decoder.feed(&bytes);
             while let Ok(Some(_)) = decoder.next() {}

@@ -15,118 +15,26 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use precopy::guest::{GuestControl, GuestError};
 use precopy::report::GuestStall;
-use precopy::units::{PageIndex, Throttle, Tick};
+use precopy::units::{Throttle, Tick};
 
-use super::{
-    Counters, Incoming, LiveMemory, OutKind, Outgoing, SessionKnown, Site, SiteAudit, SiteConfig,
-    SiteMemory,
-};
+use super::{Counters, LiveMemory, SessionKnown, Site, SiteAudit, SiteConfig, SiteMemory};
 use crate::clock::monotonic_ns;
-use crate::net::{Attach, Frame, FrameKind, GuestPort, PortWaker};
+use crate::net::{Attach, GuestPort, PortWaker};
 use crate::ram::GuestRam;
 use crate::users::Acknowledged;
 use crate::vcpu::{Control, Measured, lock, summary};
 use crate::vm::WriteHook;
 
+mod clock;
+mod inside;
+
+pub use clock::LiveClock;
+use inside::{Hooked, Inside, SLEEP_MAX};
+
 /// How long a pause may take.
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
-/// Pages written between two looks at the world.
-const BUDGET: u64 = 48;
-/// Frames taken in between two looks at the clock.
-const FRAMES: usize = 32;
-/// The longest sleep: pauses and new ports wake the guest, this is only a safety.
-const SLEEP_MAX: Duration = Duration::from_millis(2);
-/// A vCPU does not catch up with more than this of lost time.
-const BACKLOG: Duration = Duration::from_millis(100);
 /// What the line that describes a site to a destination begins with.
 const KIND: &str = "site ";
-
-/// The clock that guest, users and prober share: `CLOCK_MONOTONIC` from an epoch on, so that it
-/// shows the same in every process of one machine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LiveClock {
-    epoch_ns: u64,
-}
-
-impl LiveClock {
-    /// Starts now.
-    #[must_use]
-    pub fn start() -> Self {
-        Self { epoch_ns: monotonic_ns() }
-    }
-
-    /// With an epoch that another process has chosen.
-    #[must_use]
-    pub fn since(epoch_ns: u64) -> Self {
-        Self { epoch_ns }
-    }
-
-    /// `CLOCK_MONOTONIC` at its start, in nanoseconds.
-    #[must_use]
-    pub fn epoch_ns(self) -> u64 {
-        self.epoch_ns
-    }
-
-    /// Now.
-    #[must_use]
-    pub fn now(self) -> Tick {
-        Tick::from_nanos(monotonic_ns().saturating_sub(self.epoch_ns))
-    }
-}
-
-/// Memory that tells a VMM's tracker of each write.
-struct Hooked {
-    memory: LiveMemory<Arc<dyn GuestRam>>,
-    hook: Option<WriteHook>,
-}
-
-impl Hooked {
-    fn told(&self, page: PageIndex) {
-        if let Some(hook) = &self.hook {
-            hook(page);
-        }
-    }
-}
-
-impl SiteMemory for Hooked {
-    fn read(&self, at: usize, into: &mut [u8]) {
-        self.memory.read(at, into);
-    }
-
-    fn write(&mut self, at: usize, bytes: &[u8]) {
-        self.memory.write(at, bytes);
-        self.told(PageIndex::new((at / super::layout::PAGE) as u64));
-    }
-
-    fn fill(&mut self, page: PageIndex, content: super::Content) {
-        self.memory.fill(page, content);
-        self.told(page);
-    }
-
-    fn read_page(&self, page: PageIndex, offset: usize, into: &mut [u8]) {
-        self.memory.read_page(page, offset, into);
-    }
-
-    fn fault(&self) -> Option<String> {
-        self.memory.fault()
-    }
-}
-
-/// What the guest's thread owns while it runs.
-struct Inside {
-    site: Option<Site>,
-    memory: Hooked,
-    port: Option<Box<dyn GuestPort>>,
-    /// Last frame given to the port.
-    sent: u64,
-    /// Nanoseconds that a write takes when nobody tracks, while that is being learnt.
-    write_ns: f64,
-    learnt: u64,
-    /// Processor time that the guest owes to the engine.
-    stolen: Duration,
-    /// Time up to which the guest has worked.
-    worked_until: Tick,
-}
 
 struct Shared {
     control: Control,
@@ -252,7 +160,7 @@ impl LiveSite {
     /// The line that describes this guest to a destination.
     #[must_use]
     pub fn describe(&self) -> String {
-        format!("{KIND}{} {}", self.clock.epoch_ns, self.config)
+        format!("{KIND}{} {}", self.clock.epoch_ns(), self.config)
     }
 
     /// The configuration and clock of a guest so described; `None` if it is no site.
@@ -362,7 +270,7 @@ impl Shared {
             inside.stand_still(clock.now());
             while self.control.is_running() {
                 lock(&self.measured).step(monotonic_ns());
-                let idle_until = inside.step(clock, self);
+                let idle_until = inside.step(clock, &self.stolen_ns);
                 self.in_flight.store(
                     inside.site.as_ref().map_or(0, Site::requests_in_flight),
                     Ordering::Relaxed,
@@ -396,101 +304,6 @@ impl Shared {
                 }
             }
         }
-    }
-}
-
-impl Inside {
-    fn stand_still(&mut self, now: Tick) {
-        if let Some(site) = &mut self.site {
-            site.stand_still(now);
-        }
-        self.worked_until = now;
-    }
-
-    /// Takes frames, works until now, hands frames out. Returns until when there is nothing to
-    /// do, or `None` if there is more already.
-    fn step(&mut self, clock: LiveClock, shared: &Shared) -> Option<Tick> {
-        let Self { site, memory, port, sent, .. } = self;
-        let site = site.as_mut()?;
-        let mut more = false;
-        if let Some(port) = port {
-            for left in (0..FRAMES).rev() {
-                let Some((number, frame)) = site.takes_frames().then(|| port.receive()).flatten()
-                else {
-                    break;
-                };
-                let incoming = match frame.kind {
-                    FrameKind::Open => Incoming::Open,
-                    FrameKind::Data => Incoming::Data(&frame.bytes),
-                    FrameKind::Close => Incoming::Close,
-                };
-                site.receive(number, frame.conn, incoming, memory);
-                more = left == 0;
-            }
-            port.acknowledge(site.received());
-            let acknowledged = port.acknowledged();
-            site.acknowledge(acknowledged, memory);
-        }
-        let now = clock.now();
-        // A host that could not run the guest for long has lost it that time.
-        let due = now.since(self.worked_until);
-        if due > BACKLOG {
-            let lost = due.saturating_sub(BACKLOG);
-            site.stand_still(self.worked_until + lost);
-            self.worked_until += lost;
-        }
-        if !self.stolen.is_zero() {
-            let paid = self.stolen.min(now.since(self.worked_until));
-            site.stand_still(self.worked_until + paid);
-            self.worked_until += paid;
-            self.stolen = self.stolen.saturating_sub(paid);
-        }
-        let began = Instant::now();
-        let before = site.counters().writes;
-        let done = site.run(now, BUDGET, memory);
-        let writes = site.counters().writes - before;
-        self.worked_until = site.now();
-        if let Some(port) = port {
-            while let Some(out) = site.outgoing(*sent, memory) {
-                if port.send(out.number, frame_of(&out, memory)).is_err() {
-                    break;
-                }
-                *sent = out.number;
-            }
-        }
-        let next = site.poll_timeout().unwrap_or(now + SLEEP_MAX);
-        self.charge(writes, began.elapsed(), shared);
-        (done && !more).then_some(next)
-    }
-
-    /// Learns what a write costs in the guest's first seconds; later, takes what it costs more
-    /// from the guest's processor.
-    #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a moment")]
-    fn charge(&mut self, writes: u64, took: Duration, shared: &Shared) {
-        /// Writes from which the cost is learnt.
-        const LESSON: u64 = 20_000;
-        if writes == 0 {
-            return;
-        }
-        let took_ns = took.as_nanos() as f64;
-        if self.learnt < LESSON {
-            self.learnt += writes;
-            let share = writes as f64 / self.learnt as f64;
-            self.write_ns += (took_ns / writes as f64 - self.write_ns) * share;
-            return;
-        }
-        let extra = (took_ns - self.write_ns * writes as f64).clamp(0.0, 20e6);
-        let extra = Duration::from_secs_f64(extra / 1e9);
-        self.stolen += extra;
-        let nanos = u64::try_from(extra.as_nanos()).unwrap_or(u64::MAX);
-        shared.stolen_ns.fetch_add(nanos, Ordering::Relaxed);
-    }
-}
-
-fn frame_of(out: &Outgoing, memory: &impl SiteMemory) -> Frame {
-    match out.kind {
-        OutKind::Data => Frame::data(out.connection, Bytes::from(out.bytes(memory))),
-        OutKind::Close => Frame::close(out.connection),
     }
 }
 

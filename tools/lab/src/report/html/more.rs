@@ -287,7 +287,8 @@ pub(super) fn wws(page: &mut Page, report: &Report) {
         page.figure(
             chart.draw(),
             "D(t): distinct memory dirtied (MB, 10\u{2076} bytes) in a window of t seconds, and \
-             what the link sends in it. Where the curve is under the line the next round is shorter.",
+             what the link sends in it. Where the curve is under the line the next round is \
+             shorter.",
         ),
     ];
     page.section("wws", "Working set against the link", inside);
