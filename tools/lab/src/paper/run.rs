@@ -33,7 +33,8 @@ pub enum RunError {
     Sla(#[from] SlaError),
     /// A migration that begins outside of steady state, or before the last one is over.
     #[error(
-        "Migration {number} is to begin at {at_s} s; the guest is free from {free_s} s to {steady_s} s of steady state"
+        "Migration {number} is to begin at {at_s} s; the guest is free from {free_s} s to \
+         {steady_s} s of steady state"
     )]
     BadTime {
         /// Its number.

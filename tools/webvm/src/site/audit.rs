@@ -63,8 +63,8 @@ impl fmt::Display for SiteAudit {
         let Self { promises, sessions, records, unheard, .. } = self;
         write!(
             f,
-            "{promises} acknowledged writes and {sessions} sessions checked, {records} records made \
-             ({unheard} not yet acknowledged): "
+            "{promises} acknowledged writes and {sessions} sessions checked, {records} records \
+             made ({unheard} not yet acknowledged): "
         )?;
         match self.faults.first() {
             None => write!(f, "all as promised"),

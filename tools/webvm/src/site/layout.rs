@@ -6,7 +6,8 @@
 //! how, and when. Virtual time keeps bytes for the first part only.
 //!
 //! ```text
-//! | header | rx | tx | workers | connections | clients | persons | events | tags | attendees | sessions |
+//! | header | rx | tx | workers | connections | clients | persons | events | tags | attendees |
+//! | sessions |
 //! | kernel | timers | logs | uploads | opcode cache | heaps ... | never written | page cache ... |
 //! ```
 //!
