@@ -224,6 +224,9 @@ pub struct LiveMigration {
     /// Actions begun from the start of the migration to 30 s after it that were reset or timed
     /// out.
     pub dropped: usize,
+    /// Processor time that dirty tracking took from the guest at the source meanwhile, as the
+    /// guest measured it.
+    pub stolen: Duration,
     /// The audit after it, if one was asked for.
     pub audit: Option<SiteAudit>,
 }

@@ -76,6 +76,7 @@ pub fn run(
         sink,
         told: Duration::ZERO,
         told_samples: 0,
+        stolen: Duration::ZERO,
         migrations: Vec::new(),
     };
     let failed = experiment.migrate_all().err();
@@ -102,6 +103,8 @@ struct Experiment<'a> {
     /// When spectators were last told how it goes.
     told: Duration,
     told_samples: usize,
+    /// Processor time that the last migration took from the guest at the source.
+    stolen: Duration,
     migrations: Vec<LiveMigration>,
 }
 
@@ -176,7 +179,9 @@ impl Experiment<'_> {
         let started = self.now();
         (self.sink)(&LiveEvent::Migrating { number, at: started });
         let dies = self.options.destination_dies.filter(|(which, _)| *which == number);
+        let stolen = self.hosted.site.stolen();
         let sent = self.send(&receiving, dies.map(|(_, after)| after))?;
+        self.stolen = self.hosted.site.stolen().saturating_sub(stolen);
         let ended = self.now();
         let report = match sent {
             Ok(report) => report,
@@ -299,6 +304,7 @@ impl Experiment<'_> {
             downtime: Downtimes::default(),
             recovery_ns: None,
             dropped: 0,
+            stolen: self.stolen,
             audit: None,
         });
     }

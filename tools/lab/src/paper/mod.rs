@@ -4,6 +4,7 @@
 pub mod experiments;
 mod explain;
 pub mod figures;
+pub mod live;
 pub mod pool;
 mod run;
 
