@@ -138,7 +138,8 @@ fn publish(args: &PaperArgs, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn machine() -> Machine {
+/// Where this runs.
+pub(crate) fn machine() -> Machine {
     Machine {
         cores: std::thread::available_parallelism()
             .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
@@ -147,12 +148,13 @@ fn machine() -> Machine {
     }
 }
 
-fn parameter(name: &str, value: impl std::fmt::Display, source: &str) -> Parameter {
+/// A parameter worth knowing.
+pub(crate) fn parameter(name: &str, value: impl std::fmt::Display, source: &str) -> Parameter {
     Parameter { name: name.to_owned(), value: value.to_string(), source: source.to_owned() }
 }
 
 /// The settings of the site that results hang on.
-fn site_parameters(site: &SiteConfig) -> Vec<Parameter> {
+pub(crate) fn site_parameters(site: &SiteConfig) -> Vec<Parameter> {
     vec![
         parameter("processor, C0", format!("{} op/s", site.capacity), "calibrated"),
         parameter("private pages of an action, w", site.private_pages, "measured"),

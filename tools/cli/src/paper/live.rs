@@ -82,6 +82,7 @@ fn describe(args: &PaperArgs, plan: &LivePlan) -> RunInfo {
         command: format!("precopy paper {:?} --live", args.experiment).to_lowercase(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         mode: Mode::Live,
+        off_scale: plan.is_off_scale(),
         policy: plan.policy.clone(),
         seeds: plan.seeds.clone(),
         parameters,
@@ -215,9 +216,6 @@ impl Session<'_> {
         let Some(model) = &pair.model else { return Vec::new() };
         let rows = figures::side_by_side(&pair.live, model);
         self.say(&table::sides(&rows));
-        if let Some(migration) = pair.live.migrations.iter().find(|m| m.pause.is_some()) {
-            self.say(&table::downtimes(&migration.downtime));
-        }
         self.say(&table::levels(pair.live.sla.as_ref(), model.sla.as_ref()));
         let of = if name.is_empty() { String::new() } else { format!(" ({name})") };
         self.report.remarks.push(format!(

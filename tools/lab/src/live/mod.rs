@@ -22,7 +22,7 @@ use precopy::encode::EncoderKind;
 use precopy::engine::{EngineEvent, MigrateError};
 use precopy::guest::GuestError;
 use precopy::memory::MemoryError;
-use precopy::policy::PolicyError;
+use precopy::policy::{Guards, PolicyError};
 use precopy::region::RegionError;
 use precopy::report::{DestinationReport, Report};
 use precopy::units::Tick;
@@ -66,6 +66,10 @@ pub struct LiveOptions {
     pub migrate_at: Vec<Duration>,
     /// Policy and parameters, as `PolicySpec` reads them.
     pub policy: String,
+    /// When a migration stops whatever its policy says.
+    pub guards: Guards,
+    /// How written pages are found on host A, by the tracker's name; none is the best that works.
+    pub tracker: Option<String>,
     /// Downtime that policies aim at.
     pub downtime_limit: Duration,
     /// TCP connections of a migration, 1 to 64.
@@ -92,6 +96,8 @@ impl LiveOptions {
             site,
             users,
             policy: policy.to_owned(),
+            guards: Guards::default(),
+            tracker: None,
             downtime_limit: Duration::from_millis(300),
             channels: 1,
             encoder: EncoderKind::Raw,

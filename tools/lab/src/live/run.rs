@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use precopy::engine::{CancelToken, EngineEvent, MigrateError, SourceOptions};
 use precopy::guest::GuestControl;
-use precopy::policy::{Guards, PolicySpec};
+use precopy::policy::PolicySpec;
 use precopy::report::{MayRunHere, Outcome, Report};
 use precopy::units::Tick;
 use webvm::net::rig::Side;
@@ -54,7 +54,7 @@ pub fn run(
     let switch = place.inside(Side::B, || Switch::start(network))??;
     let uplink = switch.uplink_address().unwrap_or(at_b);
     // Booting a large guest takes seconds, which are not part of the run.
-    let mut hosted = Hosted::boot(options.site.clone(), LiveClock::start(), Side::A)?;
+    let mut hosted = Hosted::boot(options, LiveClock::start(), Side::A)?;
     hosted.start(&place, uplink)?;
 
     let origin = Instant::now();
@@ -159,7 +159,7 @@ impl Experiment<'_> {
     }
 
     fn source_options(&self) -> SourceOptions {
-        let guards = Guards::default();
+        let guards = self.options.guards.clone();
         let policy = guards.guard(self.policy.build());
         let mut options = SourceOptions::new(Box::new(policy));
         options.policy_text = format!("{} ({guards})", self.policy);

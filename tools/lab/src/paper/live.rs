@@ -176,14 +176,16 @@ pub fn side_by_side(live: &LiveRun, model: &Ran) -> Vec<SideBySide> {
     let cost = |get: fn(&MigrationFigures) -> f64| {
         move |figures: &Figures| figures.cost.as_ref().map_or(f64::NAN, get)
     };
+    // Where the link was not the model's, only the load can be compared.
+    let alike = live.link_bytes_per_s.map(|_| 0.15);
     row("operations (op/s)", Some(0.02), &|f| f.throughput);
-    row("dirty pages (pages/s, median of rounds)", Some(0.15), &|f| f.dirty_pages_per_s);
+    row("dirty pages (pages/s, median of rounds)", alike, &|f| f.dirty_pages_per_s);
     row("rounds", None, &cost(|c| f64::from(c.rounds)));
     row("sent (MB)", None, &cost(|c| c.sent_mb));
     row("total time (s)", None, &cost(|c| c.total_s));
     row("downtime by prober (s)", None, &cost(|c| c.downtime_probe_s));
     row("downtime by users (s)", None, &cost(|c| c.downtime_gap_s));
-    row("downtime by engine (s)", Some(0.15), &cost(|c| c.downtime_engine_s));
+    row("downtime by engine (s)", alike, &cost(|c| c.downtime_engine_s));
     row("recovery (s)", None, &cost(|c| c.recovery_s));
     #[expect(clippy::cast_precision_loss, reason = "a handful of requests")]
     row("dropped requests", None, &cost(|c| c.dropped as f64));

@@ -87,6 +87,11 @@ impl LivePlan {
         })
     }
 
+    /// Whether guest or load are not the paper's.
+    pub(super) fn is_off_scale(&self) -> bool {
+        self.site.pages != MEMORY / PAGE || self.users.users != experiments::USERS
+    }
+
     /// One run.
     pub(super) fn options(&self, policy: &str, seed: u64) -> LiveOptions {
         let site = SiteConfig { seed, ..self.site.clone() };

@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A live run beside the virtual one, for a terminal.
 
-use std::time::Duration;
-
-use lab::live::Downtimes;
 use lab::report::Spread;
 use lab::report::data::SideBySide;
 use webvm::sla::{Percentile, SlaReport};
-
-use crate::show;
 
 fn number(spread: &Spread) -> String {
     match spread.median() {
@@ -35,17 +30,6 @@ pub(super) fn sides(rows: &[SideBySide]) -> String {
         ));
     }
     out
-}
-
-/// Downtime in three ways, as the live run measured it.
-pub(super) fn downtimes(downtime: &Downtimes) -> String {
-    let time = |time: Option<Duration>| time.map_or_else(|| "-".to_owned(), show::time);
-    format!(
-        "Downtime: prober {}, users {}, engine {}",
-        time(downtime.prober),
-        time(downtime.users),
-        time(downtime.engine)
-    )
 }
 
 /// The verdicts on service levels.
