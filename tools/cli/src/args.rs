@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use guest::{BackingName, GuestArgs};
 pub(crate) use migration::{MigrationArgs, OnLimit, TrackerName};
-pub(crate) use paper::{Experiment, PaperArgs};
+pub(crate) use paper::{Experiment, LinkName, LiveArgs, PaperArgs};
 pub(crate) use predict::{PredictArgs, WorkingSetArgs};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
@@ -33,7 +33,7 @@ pub(crate) struct Args {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
-    /// Migrate a live guest between two processes of this machine and check it afterwards
+    /// Migrate a Web 2.0 site under load on this machine, and check it afterwards
     Demo(DemoArgs),
     /// Wait for a guest, take it over and run it
     Receive(ReceiveArgs),
@@ -63,9 +63,18 @@ pub(crate) enum Command {
 Examples:
   precopy demo
   precopy demo --memory 256MiB --policy stop-at-once
-  precopy demo --policy qemu:downtime_ms=50 --channels 4 --report demo.json --events demo.ndjson
-  precopy demo --rate 200000 --bandwidth-cap 2Gbit/s --policy xen")]
+  precopy demo --policy qemu:downtime_ms=50 --channels 4 --report demo --events demo.ndjson
+  precopy demo --bandwidth-cap 1Gbit/s --policy xen --json
+  precopy demo --guest counters --report demo.json
+  precopy demo --guest counters --rate 200000 --bandwidth-cap 2Gbit/s --policy xen
+
+A Web 2.0 site runs in the guest, and its users do not stop while it moves: half a minute, no root.
+`--guest counters` moves a guest whose pages count their writes between two processes instead, and
+takes the options under Guest.")]
 pub(crate) struct DemoArgs {
+    /// What runs in the guest
+    #[arg(long = "guest", value_enum, default_value_t = DemoGuest::Web)]
+    pub(crate) kind: DemoGuest,
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
     #[command(flatten)]
@@ -73,11 +82,38 @@ pub(crate) struct DemoArgs {
     /// Skip the comparison of memory digests, which pauses the guest for longer
     #[arg(long)]
     pub(crate) no_verify: bool,
-    /// How long the guest runs at the source before it migrates
-    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse::seconds)]
-    pub(crate) warm_up: Duration,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    /// Concurrent users of the site, at most 4096 [default: 600 for 2 GiB, in proportion]
+    #[arg(long, value_name = "N")]
+    pub(crate) users: Option<u32>,
+    /// Time in which the users come in
+    #[arg(long, value_name = "TIME", default_value = "4s", value_parser = parse::seconds)]
+    pub(crate) ramp: Duration,
+    /// How long the guest runs at the source before it migrates, after the ramp [default: 8s;
+    /// counters 500ms]
+    #[arg(long, value_name = "TIME", value_parser = parse::seconds)]
+    pub(crate) warm_up: Option<Duration>,
+    /// How long the site runs on after the migration
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse::seconds)]
+    pub(crate) run_on: Duration,
+    /// Where the report goes: a folder for report.html and its data, or a file that ends in .json
+    /// (counters: a file) [default: a new folder for temporary files]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) report: Option<PathBuf>,
+    /// Write every event as one line of JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: Option<PathBuf>,
+    /// Print the report as JSON and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What runs in the demo's guest.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DemoGuest {
+    /// The Web 2.0 site, with users
+    Web,
+    /// Pages that count their writes
+    Counters,
 }
 
 #[derive(clap::Args, Debug)]

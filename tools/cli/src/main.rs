@@ -22,6 +22,7 @@ mod send;
 mod show;
 mod signals;
 mod source;
+mod spectator;
 mod system;
 mod trackers;
 

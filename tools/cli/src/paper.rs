@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `precopy paper`: the paper's experiments, and their report.
 
+mod live;
+
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -9,6 +11,7 @@ use lab::paper::experiments::{self, Options};
 use lab::paper::pool::Watch;
 use lab::report::data::{Machine, Mode, Parameter, Report, RunInfo};
 use precopy::policy::PolicySpec;
+use webvm::site::SiteConfig;
 
 use crate::args::{Experiment, PaperArgs};
 use crate::exit::{Exit, usage};
@@ -44,8 +47,17 @@ impl Watch for Progress {
     }
 }
 
+/// Heading of the reports.
+const TITLE: &str = "The cost of live migration under Web 2.0 load, again";
+/// Runs of each case in virtual time.
+const SEEDS: u64 = 5;
+
 /// Runs the command.
 pub(crate) fn run(args: &PaperArgs) -> anyhow::Result<Exit> {
+    if args.live.live { live::run(args) } else { virtually(args) }
+}
+
+fn virtually(args: &PaperArgs) -> anyhow::Result<Exit> {
     let options = options(args)?;
     let stop = Stop::install()?;
     let progress = Progress::new(stop.clone());
@@ -89,20 +101,13 @@ pub(crate) fn run(args: &PaperArgs) -> anyhow::Result<Exit> {
         ));
     }
     report.run.wall_s = began.elapsed().as_secs_f64();
-    lab::paper::explain(&mut report);
-    let written = lab::report::write(&args.out, &report)?;
-    if args.json {
-        println!("{}", std::fs::read_to_string(&written.json)?);
-    } else {
-        print!("{}", lab::report::text::render(&report, &written.claims));
-        println!("\nReport: {}", written.html.display());
-    }
+    publish(args, &mut report)?;
     Ok(if stop.requests() > 0 { Exit::Cancelled } else { Exit::Done })
 }
 
 fn options(args: &PaperArgs) -> anyhow::Result<Options> {
     let mut options = Options::default();
-    options.seeds = (1..=args.seeds).collect();
+    options.seeds = (1..=args.seeds.unwrap_or(SEEDS)).collect();
     if let Some(policy) = &args.policy {
         options.policy = PolicySpec::parse(policy).map_err(usage)?;
     }
@@ -111,48 +116,79 @@ fn options(args: &PaperArgs) -> anyhow::Result<Options> {
         let rate = rate as f64;
         options.bandwidth_bytes_per_s = rate;
     }
-    if !(0.0..=0.95).contains(&args.slowdown) {
-        let given = args.slowdown;
-        return Err(usage(format!("--slowdown is {given}; it must be from 0 to 0.95")));
-    }
-    options.tax = args.slowdown;
+    options.tax = slowdown(args)?.unwrap_or(options.tax);
     options.site.clone_from(&args.site);
     // A setting that makes no sense is a usage error, not one of the first run.
     options.scenario(experiments::USERS, 1).map_err(usage)?;
     Ok(options)
 }
 
+fn slowdown(args: &PaperArgs) -> anyhow::Result<Option<f64>> {
+    match args.slowdown {
+        Some(given) if !(0.0..=0.95).contains(&given) => {
+            Err(usage(format!("--slowdown is {given}; it must be from 0 to 0.95")))
+        }
+        given => Ok(given),
+    }
+}
+
+/// Writes the report, and prints the most important of it.
+fn publish(args: &PaperArgs, report: &mut Report) -> anyhow::Result<()> {
+    lab::paper::explain(report);
+    let written = lab::report::write(&args.out, report)?;
+    if args.json {
+        println!("{}", std::fs::read_to_string(&written.json)?);
+    } else {
+        print!("{}", lab::report::text::render(report, &written.claims));
+        println!("\nReport: {}", written.html.display());
+    }
+    Ok(())
+}
+
+/// Where this runs.
+pub(crate) fn machine() -> Machine {
+    Machine {
+        cores: std::thread::available_parallelism()
+            .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+        memory_mib: system::available_bytes().unwrap_or(0) >> 20,
+        description: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+    }
+}
+
+/// A parameter worth knowing.
+pub(crate) fn parameter(name: &str, value: impl std::fmt::Display, source: &str) -> Parameter {
+    Parameter { name: name.to_owned(), value: value.to_string(), source: source.to_owned() }
+}
+
+/// The settings of the site that results hang on.
+pub(crate) fn site_parameters(site: &SiteConfig) -> Vec<Parameter> {
+    vec![
+        parameter("processor, C0", format!("{} op/s", site.capacity), "calibrated"),
+        parameter("private pages of an action, w", site.private_pages, "measured"),
+        parameter("kernel pages, K", site.kernel_pages, "measured"),
+        parameter("writes to them by an action", site.kernel_writes, "fitted"),
+        parameter("their Zipf exponent", site.kernel_zipf, "fitted"),
+    ]
+}
+
 fn describe(args: &PaperArgs, options: &Options) -> RunInfo {
-    let parameter = |name: &str, value: String, source: &str| Parameter {
-        name: name.to_owned(),
-        value,
-        source: source.to_owned(),
-    };
     let site = options.scenario(experiments::USERS, 1).map(|s| s.site).unwrap_or_default();
     let bandwidth_mb_s = options.bandwidth_bytes_per_s / 1e6;
+    let mut parameters = vec![
+        parameter("guest memory", "2 GiB", "paper, 4.4"),
+        parameter("link", format!("{bandwidth_mb_s} MB/s, shared with the site"), "1 Gb/s"),
+        parameter("slowdown by a migration", options.tax, "Clark 2005: 0.12-0.2"),
+    ];
+    parameters.extend(site_parameters(&site));
     RunInfo {
-        title: "The cost of live migration under Web 2.0 load, again".to_owned(),
+        title: TITLE.to_owned(),
         command: format!("precopy paper {:?}", args.experiment).to_lowercase(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         mode: Mode::Virtual,
         policy: options.policy.to_string(),
         seeds: options.seeds.clone(),
-        parameters: vec![
-            parameter("guest memory", "2 GiB".to_owned(), "paper, 4.4"),
-            parameter("link", format!("{bandwidth_mb_s} MB/s, shared with the site"), "1 Gb/s"),
-            parameter("slowdown by a migration", options.tax.to_string(), "Clark 2005: 0.12-0.2"),
-            parameter("processor, C0", format!("{} op/s", site.capacity), "calibrated"),
-            parameter("private pages of an action, w", site.private_pages.to_string(), "measured"),
-            parameter("kernel pages, K", site.kernel_pages.to_string(), "measured"),
-            parameter("writes to them by an action", site.kernel_writes.to_string(), "fitted"),
-            parameter("their Zipf exponent", site.kernel_zipf.to_string(), "fitted"),
-        ],
-        machine: Machine {
-            cores: std::thread::available_parallelism()
-                .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
-            memory_mib: system::available_bytes().unwrap_or(0) >> 20,
-            description: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        },
+        parameters,
+        machine: machine(),
         ..RunInfo::default()
     }
 }

@@ -6,7 +6,7 @@ use precopy::sys::Backing;
 
 use crate::parse;
 
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, PartialEq, Debug)]
 #[command(next_help_heading = "Guest")]
 pub(crate) struct GuestArgs {
     /// Memory in all regions [default: 1GiB; demo takes less if the machine has too little]

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use crate::parse;
 
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, PartialEq, Debug)]
 #[command(next_help_heading = "Migration")]
 pub(crate) struct MigrationArgs {
     /// When to pause the guest: a policy with parameters, such as qemu:downtime_ms=50; see

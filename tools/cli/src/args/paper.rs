@@ -2,6 +2,7 @@
 //! Arguments of the paper's experiments.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -15,9 +16,14 @@ Examples:
   precopy paper table2 --bandwidth-cap 1Gbit/s --out table2
   precopy paper capacity --site capacity=140,workers=per-request
   precopy paper all --seeds 1 --json > report.json
+  precopy paper fig2 --live
+  precopy paper fig2 --live --memory 256MiB --users 75 --steady 60 --link loopback
+  precopy paper policies --live --policies xen,qemu --link-rate 1gbit
 
 The experiments run in virtual time: 20 minutes of 600 users take a few seconds, and the same seed
-gives the same result, bit for bit. `report.html` in the output folder opens without a network.")]
+gives the same result, bit for bit. With --live they take as long as they say: real memory, TCP
+connections and the engine; the virtual run of the same parameters is computed beside each.
+`report.html` in the output folder opens without a network.")]
 pub(crate) struct PaperArgs {
     /// What to run
     #[arg(value_enum)]
@@ -25,15 +31,16 @@ pub(crate) struct PaperArgs {
     /// When to pause the guest [default: what comes closest to the paper's Xen]
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<String>,
-    /// Runs of each case, each with its own seed
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = seeds())]
-    pub(crate) seeds: u64,
+    /// Runs of each case, each with its own seed [default: 5; with --live 1]
+    #[arg(long, value_name = "N", value_parser = seeds())]
+    pub(crate) seeds: Option<u64>,
     /// The link that migration and site share [default: 117.5MB/s, what TCP carries over 1 Gb/s]
-    #[arg(long, value_name = "RATE", value_parser = parse::rate)]
+    #[arg(long, value_name = "RATE", value_parser = parse::rate, conflicts_with = "live")]
     pub(crate) bandwidth_cap: Option<u64>,
-    /// Share of the guest's processor that a migration takes, from 0 to 0.95
-    #[arg(long, value_name = "SHARE", default_value_t = 0.15)]
-    pub(crate) slowdown: f64,
+    /// Share of the guest's processor that a migration takes, from 0 to 0.95 [default: 0.15; in
+    /// the virtual run beside a live one what that measured]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) slowdown: Option<f64>,
     /// Settings of the site on top of the paper's, such as `private-pages=215`
     #[arg(long, value_name = "KEY=VALUE,..", default_value = "")]
     pub(crate) site: String,
@@ -43,6 +50,58 @@ pub(crate) struct PaperArgs {
     /// Print the report as JSON and nothing else
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) live: LiveArgs,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Live")]
+pub(crate) struct LiveArgs {
+    /// Run in real time: fig2, policies, or all for both
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// The guest's memory, which is held twice [default: 2GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse::size, requires = "live")]
+    pub(crate) memory: Option<u64>,
+    /// Concurrent users [default: 600]
+    #[arg(long, value_name = "N", requires = "live")]
+    pub(crate) users: Option<u32>,
+    /// Time in which they come in [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = parse::seconds, requires = "live")]
+    pub(crate) ramp: Option<Duration>,
+    /// Time that counts; service levels need 300s at least [default: 400s]
+    #[arg(long, value_name = "TIME", value_parser = parse::seconds, requires = "live")]
+    pub(crate) steady: Option<Duration>,
+    /// When the migration begins, after the ramp [default: after half of the steady state]
+    #[arg(long, value_name = "TIME", value_parser = parse::seconds, requires = "live")]
+    pub(crate) migrate_at: Option<Duration>,
+    /// What lies between the hosts [default: shaped where that can be had, which needs root; else
+    /// capped]
+    #[arg(long, value_enum, requires = "live")]
+    pub(crate) link: Option<LinkName>,
+    /// Its rate, from 1Mbit/s to 10Gbit/s [default: 1Gbit/s]
+    #[arg(long, value_name = "RATE", value_parser = parse::rate, requires = "live")]
+    pub(crate) link_rate: Option<u64>,
+    /// Compare memory digests before the handover, which pauses the guest for longer
+    #[arg(long, requires = "live")]
+    pub(crate) verify: bool,
+    /// The policies of `policies`, one after the other [default: all]
+    #[arg(long, value_name = "LIST", requires = "live")]
+    pub(crate) policies: Option<String>,
+    /// Let the destination die so long after the migration began
+    #[arg(long, value_name = "TIME", value_parser = parse::seconds, requires = "live")]
+    pub(crate) destination_dies: Option<Duration>,
+}
+
+/// What lies between the hosts of a live experiment.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LinkName {
+    /// Two network namespaces; migration and site share a shaped link
+    Shaped,
+    /// Loopback; the migration alone is capped
+    Capped,
+    /// Loopback
+    Loopback,
 }
 
 /// The experiments of the paper, and what belongs to them.

@@ -22,10 +22,10 @@ use precopy::units::{PageSize, Throttle};
 use precopy::wire::Hello;
 use webvm::net::rig::Side;
 use webvm::net::{PortError, Uplink};
-use webvm::site::{LiveClock, LiveSite, SiteConfig};
+use webvm::site::{LiveClock, LiveSite};
 
-use super::LiveError;
 use super::place::Place;
+use super::{LiveError, LiveOptions};
 
 /// Longest wait for the switch.
 const UPLINK_LIMIT: Duration = Duration::from_secs(5);
@@ -44,15 +44,16 @@ pub(super) struct Hosted {
 impl Hosted {
     /// A new guest, booted; it does not run yet.
     pub(super) fn boot(
-        config: SiteConfig,
+        options: &LiveOptions,
         clock: LiveClock,
         side: Side,
     ) -> Result<Self, LiveError> {
+        let config = options.site.clone();
         let table = RegionTable::single(PageSize::BASE, config.pages)?;
         let memory = Arc::new(MappedMemory::new(table, MapOptions::new(Backing::Anonymous))?);
         let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, None)?;
         site.boot()?;
-        Self::over(memory, site, side)
+        Self::over(memory, site, side, options.tracker.as_deref())
     }
 
     /// A guest that is there already.
@@ -60,8 +61,12 @@ impl Hosted {
         memory: Arc<MappedMemory>,
         site: LiveSite,
         side: Side,
+        tracker: Option<&str>,
     ) -> Result<Self, LiveError> {
-        let probed = dirty::probe(memory.host())?;
+        let probed = match tracker {
+            None => dirty::probe(memory.host())?,
+            Some(name) => dirty::tracker_by_name(memory.host(), name)?,
+        };
         Ok(Self { side, site, memory, tracker: probed.tracker, tracker_why: probed.why })
     }
 
@@ -165,7 +170,7 @@ fn receive(
     let received = receiver.receive(&mut factory, cancel, &mut sink)?;
     let (memory, site, network) = made.ok_or(LiveError::Panicked { what: "guest factory" })?;
     let trouble = lock(&network).trouble.clone();
-    let hosted = Hosted::over(memory, site, side)?;
+    let hosted = Hosted::over(memory, site, side, None)?;
     Ok(Taken { hosted, report: received.report, network: trouble, _receiver: receiver })
 }
 

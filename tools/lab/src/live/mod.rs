@@ -23,7 +23,7 @@ use precopy::encode::EncoderKind;
 use precopy::engine::{EngineEvent, MigrateError};
 use precopy::guest::GuestError;
 use precopy::memory::MemoryError;
-use precopy::policy::PolicyError;
+use precopy::policy::{Guards, PolicyError};
 use precopy::region::RegionError;
 use precopy::report::{DestinationReport, Report};
 use precopy::units::Tick;
@@ -67,6 +67,10 @@ pub struct LiveOptions {
     pub migrate_at: Vec<Duration>,
     /// Policy and parameters, as `PolicySpec` reads them.
     pub policy: String,
+    /// When a migration stops whatever its policy says.
+    pub guards: Guards,
+    /// How written pages are found on host A, by the tracker's name; none is the best that works.
+    pub tracker: Option<String>,
     /// Downtime that policies aim at.
     pub downtime_limit: Duration,
     /// TCP connections of a migration, 1 to 64.
@@ -93,6 +97,8 @@ impl LiveOptions {
             site,
             users,
             policy: policy.to_owned(),
+            guards: Guards::default(),
+            tracker: None,
             downtime_limit: Duration::from_millis(300),
             channels: 1,
             encoder: EncoderKind::Raw,
@@ -225,6 +231,9 @@ pub struct LiveMigration {
     /// Actions begun from the start of the migration to 30 s after it that were reset or timed
     /// out.
     pub dropped: usize,
+    /// Processor time that dirty tracking took from the guest at the source meanwhile, as the
+    /// guest measured it.
+    pub stolen: Duration,
     /// The audit after it, if one was asked for.
     pub audit: Option<SiteAudit>,
 }

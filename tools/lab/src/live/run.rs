@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use precopy::engine::{CancelToken, EngineEvent, MigrateError, SourceOptions};
 use precopy::guest::GuestControl;
-use precopy::policy::{Guards, PolicySpec};
+use precopy::policy::PolicySpec;
 use precopy::report::{MayRunHere, Outcome, Report};
 use precopy::units::Tick;
 use webvm::net::rig::Side;
@@ -54,7 +54,7 @@ pub fn run(
     let switch = place.inside(Side::B, || Switch::start(network))??;
     let uplink = switch.uplink_address().unwrap_or(at_b);
     // Booting a large guest takes seconds, which are not part of the run.
-    let mut hosted = Hosted::boot(options.site.clone(), LiveClock::start(), Side::A)?;
+    let mut hosted = Hosted::boot(options, LiveClock::start(), Side::A)?;
     hosted.start(&place, uplink)?;
 
     let origin = Instant::now();
@@ -76,6 +76,7 @@ pub fn run(
         sink,
         told: Duration::ZERO,
         told_samples: 0,
+        stolen: Duration::ZERO,
         migrations: Vec::new(),
     };
     let failed = experiment.migrate_all().err();
@@ -102,6 +103,8 @@ struct Experiment<'a> {
     /// When spectators were last told how it goes.
     told: Duration,
     told_samples: usize,
+    /// Processor time that the last migration took from the guest at the source.
+    stolen: Duration,
     migrations: Vec<LiveMigration>,
 }
 
@@ -152,7 +155,7 @@ impl Experiment<'_> {
     }
 
     fn source_options(&self) -> SourceOptions {
-        let guards = Guards::default();
+        let guards = self.options.guards.clone();
         let policy = guards.guard(self.policy.build());
         let mut options = SourceOptions::new(Box::new(policy));
         options.policy_text = format!("{} ({guards})", self.policy);
@@ -172,7 +175,9 @@ impl Experiment<'_> {
         let started = self.now();
         (self.sink)(&LiveEvent::Migrating { number, at: started });
         let dies = self.options.destination_dies.filter(|(which, _)| *which == number);
+        let stolen = self.hosted.site.stolen();
         let sent = self.send(&receiving, dies.map(|(_, after)| after))?;
+        self.stolen = self.hosted.site.stolen().saturating_sub(stolen);
         let ended = self.now();
         let report = match sent {
             Ok(report) => report,
@@ -295,6 +300,7 @@ impl Experiment<'_> {
             downtime: Downtimes::default(),
             recovery_ns: None,
             dropped: 0,
+            stolen: self.stolen,
             audit: None,
         });
     }

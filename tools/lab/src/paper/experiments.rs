@@ -6,9 +6,9 @@ use precopy::policy::{PolicyError, PolicySpec, policies};
 use webvm::site::{Action, Workers};
 use webvm::sla::{Percentile, Verdict};
 
-use super::figures;
+use super::figures::{self, Moved, Seen};
 use super::pool::{self, Watch};
-use super::run::{Ran, RunError, Scenario, run};
+use super::run::{Migrated, Ran, RunError, Scenario, run};
 use crate::predict::against::{AgainstError, compare, standard_cases};
 use crate::report::Spread;
 use crate::report::data::{
@@ -117,7 +117,8 @@ pub fn capacity(options: &Options, watch: &dyn Watch) -> Result<Capacity, RunErr
 }
 
 fn capacity_step(users: u32, done: &[Ran]) -> CapacityStep {
-    let of = |action, percentile| done.iter().map(|r| r.worst_s(action, percentile)).collect();
+    let seen: Vec<_> = done.iter().map(Ran::seen).collect();
+    let of = |action, percentile| seen.iter().map(|r| r.worst_s(action, percentile)).collect();
     let actions: Vec<_> = Action::ALL
         .into_iter()
         .map(|action| ActionPercentiles {
@@ -126,10 +127,7 @@ fn capacity_step(users: u32, done: &[Ran]) -> CapacityStep {
             p99_s: of(action, Percentile::P99),
         })
         .collect();
-    let keeps = |ran: &&Ran| {
-        ran.sla.actions.iter().all(|a| a.levels.iter().all(|l| l.verdict != Verdict::Violated))
-    };
-    let kept = done.iter().filter(keeps).count();
+    let kept = seen.iter().filter(|s| kept(s).into_iter().all(|kept| kept)).count();
     let over = |median: Option<f64>, action: Action| {
         median.is_some_and(|value| value > action.limit().as_secs_f64())
     };
@@ -144,7 +142,7 @@ fn capacity_step(users: u32, done: &[Ran]) -> CapacityStep {
         .collect();
     CapacityStep {
         users,
-        throughput: done.iter().map(Ran::throughput).collect(),
+        throughput: seen.iter().map(Seen::throughput).collect(),
         pass: kept * 2 > done.len(),
         reason: if failed.is_empty() {
             format!("{kept} of {} runs keep all limits", done.len())
@@ -164,9 +162,10 @@ pub fn fig2(options: &Options, watch: &dyn Watch) -> Result<Option<Fig2>, RunErr
         options.scenarios(USERS)?.into_iter().map(|s| s.with_migrations([FIRST_S])).collect();
     let done = runs("one migration", &jobs, watch, |scenario, ran| {
         let first = scenario.site.seed == jobs[0].site.seed;
-        let drawn = first.then(|| drawn(&ran, scenario));
-        let cost = ran.migrations.first().map(|m| figures::cost(&ran, m, scenario.site.seed));
-        (drawn, cost)
+        let (seen, moved) = (ran.seen(), ran.migrations.first().map(Migrated::moved));
+        let (users, seed) = (scenario.users.users, scenario.site.seed);
+        let drawn = first.then(|| figures::drawn(&seen, moved.as_ref(), users, seed));
+        (drawn, moved.map(|m| figures::cost(&seen, &m, seed)))
     })?;
     let mut fig = None;
     let mut costs = Vec::new();
@@ -175,18 +174,6 @@ pub fn fig2(options: &Options, watch: &dyn Watch) -> Result<Option<Fig2>, RunErr
         costs.extend(cost);
     }
     Ok(fig.map(|fig| Fig2 { runs: costs, ..fig }))
-}
-
-fn drawn(ran: &Ran, scenario: &Scenario) -> Fig2 {
-    Fig2 {
-        users: scenario.users.users,
-        steady_s: scenario.users.steady_s,
-        seed: scenario.site.seed,
-        samples: figures::home_samples(ran),
-        throughput: figures::throughput(ran),
-        migration: ran.migrations.first().map(|m| figures::migration(ran, m)).unwrap_or_default(),
-        runs: Vec::new(),
-    }
 }
 
 /// Percentiles over time with no migration, with one, and with two (Fig. 3).
@@ -205,15 +192,9 @@ pub fn fig3(options: &Options, watch: &dyn Watch) -> Result<Fig3, RunError> {
         let all = options.scenarios(USERS)?.into_iter();
         jobs.extend(all.map(|s| s.lasting(1200.0).with_migrations(at_s.iter().copied())));
     }
-    let done = runs("one and two migrations", &jobs, watch, |scenario, ran| Fig3Run {
-        seed: scenario.site.seed,
-        migrations: ran
-            .migrations
-            .iter()
-            .map(|m| [figures::steady_s(&ran, m.began), figures::steady_s(&ran, m.resumed)])
-            .collect(),
-        p90: figures::home_curve(&ran, Percentile::P90),
-        p99: figures::home_curve(&ran, Percentile::P99),
+    let done = runs("one and two migrations", &jobs, watch, |scenario, ran| {
+        let moved: Vec<_> = ran.migrations.iter().map(Migrated::moved).collect();
+        fig3_run(&ran.seen(), &moved, scenario.site.seed)
     })?;
     let panels = kinds.iter().zip(done.chunks(options.seeds.len().max(1)));
     let panels = panels.map(|((kind, _), runs)| Fig3Panel {
@@ -221,6 +202,18 @@ pub fn fig3(options: &Options, watch: &dyn Watch) -> Result<Fig3, RunError> {
         runs: runs.iter().flatten().cloned().collect(),
     });
     Ok(Fig3 { users: USERS, panels: panels.filter(|p| !p.runs.is_empty()).collect() })
+}
+
+/// One run as Fig. 3 draws it.
+#[must_use]
+pub fn fig3_run(seen: &Seen<'_>, moved: &[Moved<'_>], seed: u64) -> Fig3Run {
+    let ends = |m: &Moved<'_>| [seen.steady_s(m.began), seen.steady_s(m.resumed)];
+    Fig3Run {
+        seed,
+        migrations: moved.iter().map(ends).collect(),
+        p90: figures::home_curve(seen, Percentile::P90),
+        p99: figures::home_curve(seen, Percentile::P99),
+    }
 }
 
 /// Largest 99th percentiles with one migration, for 500 users and fewer (Table 2).
@@ -241,7 +234,8 @@ pub fn table2(options: &Options, watch: &dyn Watch) -> Result<Table2, RunError> 
             let levels: Vec<_> = reports
                 .iter()
                 .flatten()
-                .filter_map(|r| r.actions.iter().find(|a| a.action == action))
+                .flatten()
+                .map(|r| r.action(action))
                 .map(|a| (a.level(Percentile::P99), a.curve.len()))
                 .collect();
             let worst = levels.iter().filter_map(|(level, _)| level.worst);
@@ -261,24 +255,40 @@ pub fn table2(options: &Options, watch: &dyn Watch) -> Result<Table2, RunError> 
 /// A migration's figures and the largest percentiles of HomePage, and whether all actions kept
 /// their limits.
 #[derive(Clone, Copy, Debug)]
-struct Outcome {
-    cost: MigrationFigures,
-    p90_s: f64,
-    p99_s: f64,
-    kept: [bool; 2],
+#[non_exhaustive]
+pub struct Outcome {
+    /// The figures.
+    pub cost: MigrationFigures,
+    /// Largest 90th percentile, s; not a number without a window.
+    pub p90_s: f64,
+    /// Largest 99th percentile, s.
+    pub p99_s: f64,
+    /// Whether all actions kept their limits at each of the two.
+    pub kept: [bool; 2],
+}
+
+impl Outcome {
+    /// What a run with one migration came to.
+    #[must_use]
+    pub fn of(seen: &Seen<'_>, moved: Option<&Moved<'_>>, seed: u64) -> Self {
+        Self {
+            cost: moved.map(|m| figures::cost(seen, m, seed)).unwrap_or_default(),
+            p90_s: seen.worst_s(Action::HomePage, Percentile::P90),
+            p99_s: seen.worst_s(Action::HomePage, Percentile::P99),
+            kept: kept(seen),
+        }
+    }
+}
+
+/// Whether no action is over its limit, at each of the two percentiles.
+fn kept(seen: &Seen<'_>) -> [bool; 2] {
+    Percentile::ALL.map(|p| seen.sla.is_some_and(|sla| sla.verdict(p) != Verdict::Violated))
 }
 
 fn outcomes(what: &str, jobs: &[Scenario], watch: &dyn Watch) -> Result<Vec<Outcome>, RunError> {
     let done = runs(what, jobs, watch, |scenario, ran| {
-        let cost = ran.migrations.first().map(|m| figures::cost(&ran, m, scenario.site.seed));
-        let kept = Percentile::ALL
-            .map(|p| ran.sla.actions.iter().all(|a| a.level(p).verdict != Verdict::Violated));
-        Outcome {
-            cost: cost.unwrap_or_default(),
-            p90_s: ran.worst_s(Action::HomePage, Percentile::P90),
-            p99_s: ran.worst_s(Action::HomePage, Percentile::P99),
-            kept,
-        }
+        let moved = ran.migrations.first().map(Migrated::moved);
+        Outcome::of(&ran.seen(), moved.as_ref(), scenario.site.seed)
     })?;
     Ok(done.into_iter().flatten().collect())
 }
@@ -407,24 +417,35 @@ pub fn rank(options: &Options, watch: &dyn Watch) -> Result<Vec<PolicyResult>, R
         if done.is_empty() {
             break;
         }
-        let kept = |p: Percentile| done.iter().filter(|o| o.kept[p.index()]).count();
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        all.push(PolicyResult {
-            name: policy.to_string(),
-            rounds: spread(&done, |o| f64::from(o.cost.rounds)),
-            total_s: spread(&done, |o| o.cost.total_s),
-            sent_mb: spread(&done, |o| o.cost.sent_mb),
-            downtime_probe_s: spread(&done, |o| o.cost.downtime_probe_s),
-            downtime_gap_s: spread(&done, |o| o.cost.downtime_gap_s),
-            downtime_engine_s: spread(&done, |o| o.cost.downtime_engine_s),
-            runs: count(done.len()),
-            p90_kept: count(kept(Percentile::P90)),
-            p99_kept: count(kept(Percentile::P99)),
-        });
+        all.push(policy_result(&policy.to_string(), &done));
     }
+    sort_policies(&mut all);
+    Ok(all)
+}
+
+/// What a policy made of several runs.
+#[must_use]
+pub fn policy_result(name: &str, done: &[Outcome]) -> PolicyResult {
+    let kept = |p: Percentile| done.iter().filter(|o| o.kept[p.index()]).count();
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    PolicyResult {
+        name: name.to_owned(),
+        rounds: spread(done, |o| f64::from(o.cost.rounds)),
+        total_s: spread(done, |o| o.cost.total_s),
+        sent_mb: spread(done, |o| o.cost.sent_mb),
+        downtime_probe_s: spread(done, |o| o.cost.downtime_probe_s),
+        downtime_gap_s: spread(done, |o| o.cost.downtime_gap_s),
+        downtime_engine_s: spread(done, |o| o.cost.downtime_engine_s),
+        runs: count(done.len()),
+        p90_kept: count(kept(Percentile::P90)),
+        p99_kept: count(kept(Percentile::P99)),
+    }
+}
+
+/// The shortest downtime first.
+pub fn sort_policies(all: &mut [PolicyResult]) {
     let downtime = |p: &PolicyResult| p.downtime_engine_s.median().unwrap_or(f64::INFINITY);
     all.sort_by(|a, b| downtime(a).total_cmp(&downtime(b)));
-    Ok(all)
 }
 
 /// The working set against time for several loads, beside what the link sends, and where the two

@@ -2,21 +2,94 @@
 //! From a run to the figures of a report.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Duration;
 
+use precopy::report::{RoundReport, Totals};
 use precopy::sim::VirtualGuest as _;
 use precopy::units::{PageIndex, Tick};
 use webvm::site::Action;
-use webvm::sla::{self, Percentile, Quantile, Sample};
+use webvm::sla::{self, Percentile, Probe, Quantile, Sample, SlaReport};
 use webvm::world::World;
 
-use super::run::{Migrated, Ran, RunError, Scenario};
-use crate::report::data::{Migration, MigrationFigures, Point, Round};
+use super::run::{RunError, Scenario};
+use crate::report::data::{Fig2, Migration, MigrationFigures, Point, Round};
 
-/// Seconds since the start of steady state; negative before it.
-#[must_use]
-pub fn steady_s(ran: &Ran, at: Tick) -> f64 {
-    since(ran.steady.start, at)
+/// A run as its users and its prober saw it, in virtual time or live, on the run's own clock.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a view of two kinds of runs")]
+pub struct Seen<'a> {
+    /// Steady state; its end is that of the run if the run ended early.
+    pub steady: Range<Tick>,
+    /// Every action.
+    pub samples: &'a [Sample],
+    /// Probes, at least those around the migrations.
+    pub probes: Vec<Probe>,
+    /// Time between two of them.
+    pub probe_period: Duration,
+    /// Service levels; none if the steady state is shorter than their window.
+    pub sla: Option<&'a SlaReport>,
+}
+
+/// A migration of a run, on the same clock.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a view of two kinds of migrations")]
+pub struct Moved<'a> {
+    /// When it began.
+    pub began: Tick,
+    /// When the guest was paused.
+    pub paused: Tick,
+    /// When it ran at the destination.
+    pub resumed: Tick,
+    /// When the source was done.
+    pub ended: Tick,
+    /// Round by round.
+    pub rounds: &'a [RoundReport],
+    /// Sums.
+    pub totals: &'a Totals,
+}
+
+impl Seen<'_> {
+    /// Seconds since the start of steady state; negative before it.
+    #[must_use]
+    pub fn steady_s(&self, at: Tick) -> f64 {
+        since(self.steady.start, at)
+    }
+
+    /// Length of steady state in seconds, at least a millisecond.
+    fn length_s(&self) -> f64 {
+        self.steady.end.since(self.steady.start).as_secs_f64().max(1e-3)
+    }
+
+    /// Operations per second in steady state.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a count of samples")]
+    pub fn throughput(&self) -> f64 {
+        let kept = self.samples.iter().filter(|s| sla::in_steady_state(s, &self.steady)).count();
+        kept as f64 / self.length_s()
+    }
+
+    /// Largest percentile of an action over all windows, in seconds; not a number if there is no
+    /// window or no sample.
+    #[must_use]
+    pub fn worst_s(&self, action: Action, percentile: Percentile) -> f64 {
+        let worst = self.sla.and_then(|sla| sla.action(action).level(percentile).worst);
+        worst.map_or(f64::NAN, Quantile::as_secs_f64)
+    }
+
+    fn home(&self) -> impl Iterator<Item = &Sample> {
+        self.samples.iter().filter(|s| s.action == Action::HomePage)
+    }
+
+    fn mean_response_s(&self, from: Tick, to: Tick) -> f64 {
+        let times = self.home().filter(|s| s.end >= from && s.end < to);
+        let (mut sum, mut count) = (0.0, 0.0);
+        for sample in times {
+            sum += sample.response_time().as_secs_f64();
+            count += 1.0;
+        }
+        sum / count
+    }
 }
 
 fn since(start: Tick, at: Tick) -> f64 {
@@ -25,12 +98,11 @@ fn since(start: Tick, at: Tick) -> f64 {
 
 /// A migration on a run's axis of time.
 #[must_use]
-pub fn migration(ran: &Ran, migrated: &Migrated) -> Migration {
-    let begin_s = steady_s(ran, migrated.began);
+pub fn migration(seen: &Seen<'_>, moved: &Moved<'_>) -> Migration {
+    let begin_s = seen.steady_s(moved.began);
     let mut from_s = begin_s;
-    let rounds = &migrated.result.rounds;
-    let last = rounds.len();
-    let rounds = rounds.iter().enumerate().map(|(at, round)| {
+    let last = moved.rounds.len();
+    let rounds = moved.rounds.iter().enumerate().map(|(at, round)| {
         let begin_s = from_s;
         from_s += round.duration.as_secs_f64();
         let number = u32::try_from(at + 1).unwrap_or(u32::MAX);
@@ -40,68 +112,49 @@ pub fn migration(ran: &Ran, migrated: &Migrated) -> Migration {
     });
     Migration {
         begin_s,
-        pause_s: steady_s(ran, migrated.paused),
-        resume_s: steady_s(ran, migrated.resumed),
-        end_s: steady_s(ran, migrated.result.ended_at),
+        pause_s: seen.steady_s(moved.paused),
+        resume_s: seen.steady_s(moved.resumed),
+        end_s: seen.steady_s(moved.ended),
         rounds: rounds.collect(),
     }
-}
-
-fn home(ran: &Ran) -> impl Iterator<Item = &Sample> {
-    ran.samples.iter().filter(|s| s.action == Action::HomePage)
-}
-
-fn mean_response_s(ran: &Ran, from: Tick, to: Tick) -> f64 {
-    let times = home(ran).filter(|s| s.end >= from && s.end < to);
-    let (mut sum, mut count) = (0.0, 0.0);
-    for sample in times {
-        sum += sample.response_time().as_secs_f64();
-        count += 1.0;
-    }
-    sum / count
 }
 
 /// What a migration cost, seen from its users.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "bytes of a migration")]
-pub fn cost(ran: &Ran, migrated: &Migrated, seed: u64) -> MigrationFigures {
-    let (paused, resumed) = (migrated.paused, migrated.resumed);
+pub fn cost(seen: &Seen<'_>, moved: &Moved<'_>, seed: u64) -> MigrationFigures {
+    let (began, paused, resumed) = (moved.began, moved.paused, moved.resumed);
     let around = paused..resumed + Duration::from_secs(2);
-    let probes: Vec<_> = ran
-        .probes
-        .iter()
-        .filter(|p| p.sent >= migrated.began && p.sent < around.end)
-        .copied()
-        .collect();
-    let probe = sla::probe_outage(&probes, Duration::from_millis(10));
-    let of_home: Vec<Sample> = home(ran).copied().collect();
+    let probes: Vec<_> =
+        seen.probes.iter().filter(|p| p.sent >= began && p.sent < around.end).copied().collect();
+    let probe = sla::probe_outage(&probes, seen.probe_period);
+    let of_home: Vec<Sample> = seen.home().copied().collect();
     let recovery = sla::recovery(&of_home, &(paused..resumed));
-    let silence = sla::longest_silence(&ran.samples, &(migrated.began..around.end));
-    let peak = home(ran).filter(|s| s.end >= migrated.began).max_by_key(|s| s.response_time());
-    let before = Tick::from_nanos(migrated.began.as_nanos().saturating_sub(60_000_000_000));
-    let totals = &migrated.result.totals;
+    let silence = sla::longest_silence(seen.samples, &(began..around.end));
+    let peak = seen.home().filter(|s| s.end >= began).max_by_key(|s| s.response_time());
+    let before = Tick::from_nanos(began.as_nanos().saturating_sub(60_000_000_000));
     MigrationFigures {
         seed,
-        total_s: resumed.since(migrated.began).as_secs_f64(),
+        total_s: resumed.since(began).as_secs_f64(),
         downtime_probe_s: probe.map_or(f64::NAN, |p| p.downtime_ns as f64 / 1e9),
         downtime_gap_s: silence.map_or(f64::NAN, |gap| gap.length().as_secs_f64()),
         downtime_engine_s: resumed.since(paused).as_secs_f64(),
         recovery_s: recovery.time_ns as f64 / 1e9,
-        dropped: sla::drops(&ran.samples, &ran.steady).total() as u64,
-        rounds: totals.rounds,
-        sent_mb: totals.wire_bytes as f64 / 1e6,
+        dropped: sla::drops(seen.samples, &seen.steady).total() as u64,
+        rounds: moved.totals.rounds,
+        sent_mb: moved.totals.wire_bytes as f64 / 1e6,
         peak_s: peak.map_or(f64::NAN, |s| s.response_time().as_secs_f64()),
         peak_after_resume_s: peak.map_or(f64::NAN, |s| since(resumed, s.end)),
-        response_before_s: mean_response_s(ran, before, migrated.began),
-        response_during_s: mean_response_s(ran, migrated.began, paused),
+        response_before_s: seen.mean_response_s(before, began),
+        response_during_s: seen.mean_response_s(began, paused),
     }
 }
 
 /// HomePage: when complete, and response time; in seconds of steady state.
 #[must_use]
-pub fn home_samples(ran: &Ran) -> Vec<Point> {
-    let kept = home(ran).filter(|s| sla::in_steady_state(s, &ran.steady));
-    kept.map(|s| Point::new(steady_s(ran, s.end), s.response_time().as_secs_f64())).collect()
+pub fn home_samples(seen: &Seen<'_>) -> Vec<Point> {
+    let kept = seen.home().filter(|s| sla::in_steady_state(s, &seen.steady));
+    kept.map(|s| Point::new(seen.steady_s(s.end), s.response_time().as_secs_f64())).collect()
 }
 
 /// Operations completed in each second of steady state.
@@ -112,11 +165,11 @@ pub fn home_samples(ran: &Ran) -> Vec<Point> {
     clippy::cast_precision_loss,
     reason = "seconds of a run"
 )]
-pub fn throughput(ran: &Ran) -> Vec<Point> {
-    let seconds = ran.steady.end.since(ran.steady.start).as_secs() as usize;
+pub fn throughput(seen: &Seen<'_>) -> Vec<Point> {
+    let seconds = seen.steady.end.since(seen.steady.start).as_secs() as usize;
     let mut counts = vec![0_u32; seconds];
-    for sample in ran.samples.iter().filter(|s| sla::in_steady_state(s, &ran.steady)) {
-        if let Some(count) = counts.get_mut(steady_s(ran, sample.end) as usize) {
+    for sample in seen.samples.iter().filter(|s| sla::in_steady_state(s, &seen.steady)) {
+        if let Some(count) = counts.get_mut(seen.steady_s(sample.end) as usize) {
             *count += 1;
         }
     }
@@ -125,12 +178,26 @@ pub fn throughput(ran: &Ran) -> Vec<Point> {
 
 /// The percentile of HomePage in each window, by the end of the window in steady state.
 #[must_use]
-pub fn home_curve(ran: &Ran, percentile: Percentile) -> Vec<Point> {
-    let report = ran.sla.actions.iter().find(|a| a.action == Action::HomePage);
+pub fn home_curve(seen: &Seen<'_>, percentile: Percentile) -> Vec<Point> {
+    let report = seen.sla.map(|sla| sla.action(Action::HomePage));
     let curve = report.map(|a| a.curve_of(percentile)).unwrap_or_default();
     let point =
-        |(time, value): (Tick, Quantile)| Point::new(steady_s(ran, time), value.as_secs_f64());
+        |(time, value): (Tick, Quantile)| Point::new(seen.steady_s(time), value.as_secs_f64());
     curve.into_iter().map(point).collect()
+}
+
+/// One run, drawn (Fig. 2): without the figures of its migrations, which `runs` is for.
+#[must_use]
+pub fn drawn(seen: &Seen<'_>, moved: Option<&Moved<'_>>, users: u32, seed: u64) -> Fig2 {
+    Fig2 {
+        users,
+        steady_s: seen.length_s(),
+        seed,
+        samples: home_samples(seen),
+        throughput: throughput(seen),
+        migration: moved.map(|moved| migration(seen, moved)).unwrap_or_default(),
+        runs: Vec::new(),
+    }
 }
 
 /// Distinct memory dirtied in windows of these lengths, in MB: the mean over `repeats` windows

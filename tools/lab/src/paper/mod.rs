@@ -5,6 +5,7 @@ mod content;
 pub mod experiments;
 mod explain;
 pub mod figures;
+pub mod live;
 pub mod model;
 pub mod pool;
 mod run;

@@ -117,7 +117,7 @@ impl Model {
         let kept = ran.samples.iter().filter(|s| in_steady_state(s, &ran.steady));
         kept.for_each(|s| counts[s.action.index()] += 1);
         let users = scenario.users.users;
-        Ok(mix(&counts, &cycles_s(&ran), users, ran.throughput()))
+        Ok(mix(&counts, &cycles_s(&ran), users, ran.seen().throughput()))
     }
 
     /// Distinct pages in windows.

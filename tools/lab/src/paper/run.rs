@@ -10,10 +10,15 @@ use precopy::report::Outcome;
 use precopy::session::SourceConfig;
 use precopy::sim::pair::{self, Link, PairPlan, PairResult};
 use precopy::units::{MigrationId, PageSize, Tick};
-use webvm::site::{Action, Counters, SiteConfig};
+use webvm::site::{Counters, SiteConfig};
 use webvm::sla::{self, Probe, Sample, SlaError, SlaReport};
 use webvm::users::UsersConfig;
 use webvm::world::{ServiceNetwork, World, WorldError};
+
+use super::figures::{Moved, Seen};
+
+/// Time between two probes.
+const PROBE_PERIOD: Duration = Duration::from_millis(10);
 
 /// A run could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -150,8 +155,8 @@ pub struct Ran {
     pub migrations: Vec<Migrated>,
     /// Probes around the migrations.
     pub probes: Vec<Probe>,
-    /// Service levels in steady state.
-    pub sla: SlaReport,
+    /// Service levels; none if the steady state is shorter than their window.
+    pub sla: Option<SlaReport>,
     /// What the site has counted.
     pub counters: Counters,
     /// Answers that must not be: lost, doubled, out of order.
@@ -161,20 +166,31 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// Operations per second in steady state.
+    /// The run as its users saw it.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a count of samples")]
-    pub fn throughput(&self) -> f64 {
-        let kept = self.samples.iter().filter(|s| sla::in_steady_state(s, &self.steady)).count();
-        kept as f64 / self.steady.end.since(self.steady.start).as_secs_f64()
+    pub fn seen(&self) -> Seen<'_> {
+        Seen {
+            steady: self.steady.clone(),
+            samples: &self.samples,
+            probes: self.probes.clone(),
+            probe_period: PROBE_PERIOD,
+            sla: self.sla.as_ref(),
+        }
     }
+}
 
-    /// Largest percentile of an action over all windows, in seconds.
+impl Migrated {
+    /// The migration on its run's clock.
     #[must_use]
-    pub fn worst_s(&self, action: Action, percentile: sla::Percentile) -> f64 {
-        let report = self.sla.actions.iter().find(|a| a.action == action);
-        let worst = report.and_then(|a| a.level(percentile).worst);
-        worst.map_or(f64::NAN, sla::Quantile::as_secs_f64)
+    pub fn moved(&self) -> Moved<'_> {
+        Moved {
+            began: self.began,
+            paused: self.paused,
+            resumed: self.resumed,
+            ended: self.result.ended_at,
+            rounds: &self.result.rounds,
+            totals: &self.result.totals,
+        }
     }
 }
 
@@ -205,7 +221,7 @@ pub fn run(scenario: &Scenario) -> Result<Ran, RunError> {
             });
         }
         world.run_until(at);
-        world.probe(Some(Duration::from_millis(10)));
+        world.probe(Some(PROBE_PERIOD));
         migrations.push(migrate(scenario, &mut world, number + 1)?);
         // Long enough for the backlog of the pause to be gone.
         world.run_until((world.now() + Duration::from_secs(2)).min(scenario.users.end()));
@@ -214,7 +230,10 @@ pub fn run(scenario: &Scenario) -> Result<Ran, RunError> {
     }
     world.run_until(scenario.users.end());
     let samples = world.users().take_samples();
-    let sla = sla::evaluate(&samples, steady.clone(), &sla::Options::default())?;
+    let sla = match sla::evaluate(&samples, steady.clone(), &sla::Options::default()) {
+        Err(SlaError::SteadyTooShort { .. }) => None,
+        judged => Some(judged?),
+    };
     let audit_clean = world.audit().is_clean();
     Ok(Ran {
         steady,

@@ -27,7 +27,7 @@ fn a_run_is_the_same_every_time_and_keeps_every_promise() {
     assert_eq!(once.violations, 0);
     assert_eq!(once.migrations.len(), 2);
     for migrated in &once.migrations {
-        let cost = figures::cost(&once, migrated, 3);
+        let cost = figures::cost(&once.seen(), &migrated.moved(), 3);
         assert!(cost.downtime_engine_s > 0.2, "{cost:?}");
         // Workload.md 6.8: what users see is no less than what the engine says.
         assert!(cost.downtime_probe_s >= cost.downtime_engine_s - 0.010, "{cost:?}");
@@ -41,7 +41,7 @@ fn another_seed_is_another_run_and_a_pause_shows_in_the_service_level() {
     let quiet = run(&small(1)).unwrap();
     let moved = run(&small(1).with_migrations([100.0])).unwrap();
     assert_ne!(quiet.samples, run(&small(2)).unwrap().samples);
-    let worst = |ran: &Ran| ran.worst_s(Action::HomePage, Percentile::P99);
+    let worst = |ran: &Ran| ran.seen().worst_s(Action::HomePage, Percentile::P99);
     assert!(worst(&moved) > worst(&quiet), "{} {}", worst(&moved), worst(&quiet));
 }
 

@@ -82,6 +82,9 @@ pub struct RunInfo {
     pub version: String,
     /// Virtual or real time.
     pub mode: Mode,
+    /// Whether guest or load are of another size than the paper's: then its claims, which are
+    /// about 2 GiB and hundreds of users, are not judged.
+    pub off_scale: bool,
     /// The policy of the experiments that are not about policies.
     pub policy: String,
     /// The seeds, in the order of use.

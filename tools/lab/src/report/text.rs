@@ -23,7 +23,11 @@ pub fn render(report: &Report, claims: &[Judged]) -> String {
     if let Some(partial) = &report.run.partial {
         let _ = writeln!(out, "*** PARTIAL: {} ***\n", plain(partial));
     }
-    claims_table(&mut out, claims);
+    if report.run.off_scale {
+        let _ = writeln!(out, "Another size than the paper's: its claims are not judged");
+    } else {
+        claims_table(&mut out, claims);
+    }
     if let Some(table2) = &report.table2 {
         table2_text(&mut out, table2);
     }

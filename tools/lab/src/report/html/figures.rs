@@ -18,10 +18,12 @@ pub(super) fn fig2(page: &mut Page, report: &Report) {
     let migration = &fig2.migration;
     let whole = (0.0, fig2.steady_s.max(migration.end_s));
     let length = migration.end_s - migration.begin_s;
-    let zoom = (
-        (migration.begin_s - 0.25 * length).max(0.0),
-        (migration.end_s + 0.5 * length).min(whole.1),
-    );
+    let zoom = if length > 0.0 {
+        let from = (migration.begin_s - 0.25 * length).max(0.0);
+        (from, (migration.end_s + 0.5 * length).min(whole.1))
+    } else {
+        whole
+    };
     let count_of = |range: (f64, f64)| {
         fig2.samples.iter().filter(|s| range.0 <= s.x && s.x <= range.1).count()
     };
@@ -30,18 +32,7 @@ pub(super) fn fig2(page: &mut Page, report: &Report) {
     let throughput = throughput_chart(fig2, whole);
     let rounds = strip("fig2-rounds", &migration.rounds, &time_axis(zoom));
     let mut inside = vec![
-        p(format!(
-            "HomePage with {} users and one migration, seed {}. Begun at {} s, paused at {} s, \
-             resumed at {} s: {} s in all, {} s of them with the guest standing still. In the \
-             paper: 44 s and 3 s.",
-            fig2.users,
-            fig2.seed,
-            moment(migration.begin_s),
-            moment(migration.pause_s),
-            moment(migration.resume_s),
-            moment(migration.resume_s - migration.begin_s),
-            sig(migration.resume_s - migration.pause_s),
-        )),
+        p(what_happened(fig2)),
         page.figure(
             response,
             format!(
@@ -69,6 +60,23 @@ pub(super) fn fig2(page: &mut Page, report: &Report) {
     page.section("fig2", "Fig. 2: one migration", inside);
 }
 
+fn what_happened(fig2: &Fig2) -> String {
+    let Migration { begin_s, pause_s, resume_s, end_s, .. } = fig2.migration;
+    let who = format!("HomePage with {} users, seed {}.", fig2.users, fig2.seed);
+    if end_s <= begin_s {
+        return format!("{who} No migration handed the guest over; what happened is said above.");
+    }
+    format!(
+        "{who} One migration, begun at {} s, paused at {} s, resumed at {} s: {} s in all, {} s of \
+         them with the guest standing still. In the paper: 44 s and 3 s.",
+        moment(begin_s),
+        moment(pause_s),
+        moment(resume_s),
+        moment(resume_s - begin_s),
+        sig(resume_s - pause_s),
+    )
+}
+
 fn shown(all: usize, most: usize) -> String {
     if all <= most {
         format!("All {} samples are drawn.", count(all as u64))
@@ -87,6 +95,9 @@ fn time_axis((from, to): (f64, f64)) -> Axis {
 }
 
 fn with_migration(plot: Plot, migration: &Migration, flags: bool) -> Plot {
+    if migration.end_s <= migration.begin_s {
+        return plot;
+    }
     let shade = |name: &str, kind, from, to| Item::Shade { name: name.to_owned(), kind, from, to };
     let plot = plot
         .with(shade("pre-copy", "precopy", migration.begin_s, migration.pause_s))
