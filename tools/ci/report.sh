@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# Builds a report and opens it as a reader would, in headless Chromium, without a network. Fails
+# Builds a report of made-up figures that fills every section, and one of the real experiments with
+# one seed, and opens both as a reader would, in headless Chromium, without a network. Fails
 # on anything in the console, on a declared chart that is missing or has no size, and on any
 # request besides the page itself. Then breaks copies of the page, to see that each is noticed.
 #
@@ -116,8 +117,16 @@ check() {
 }
 
 page=$out/report.html
-echo "the report:"
+echo "a report of every section:"
 check "$page" whole
+
+echo "the report of the real experiments, one seed:"
+cargo run -q --release -p precopy-cli -- paper all --seeds 1 --out "$out/paper" >"$work/paper.log" ||
+    { tail -20 "$work/paper.log"; exit 1; }
+check "$out/paper/report.html" paper
+browse "$out/paper/report.html#light" shot-paper --window-size=1280,22000 \
+    --screenshot="$out/paper.png"
+[ -s "$out/paper.png" ] || { echo "no screenshot $out/paper.png"; exit 1; }
 
 for theme in light dark; do
     browse "$page#$theme" "shot-$theme" --window-size=1280,22000 --screenshot="$out/$theme.png"
