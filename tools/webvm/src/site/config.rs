@@ -72,7 +72,7 @@ pub struct SiteConfig {
     /// Scales the private pages of an action: pages of the average one (w).
     pub private_pages: f64,
     /// Hot pages that all requests share (K), for a guest of 2 GiB; rings and tables, about 300
-    /// pages, come on top.
+    /// pages, come on top, of which half are hot at any load.
     pub kernel_pages: u64,
     /// Writes to them by the average action.
     pub kernel_writes: f64,
@@ -96,7 +96,7 @@ impl Default for SiteConfig {
             capacity: 132.0,
             cpu_profile: CpuProfile::Paper,
             private_pages: 200.0,
-            kernel_pages: 6000,
+            kernel_pages: 5850,
             kernel_writes: 700.0,
             kernel_zipf: 0.8,
             zero_share: 0.1,
