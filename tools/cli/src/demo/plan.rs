@@ -71,7 +71,7 @@ fn refuse(args: &DemoArgs) -> anyhow::Result<()> {
 /// The run that the options ask for.
 pub(super) fn options(args: &DemoArgs, memory: u64) -> anyhow::Result<LiveOptions> {
     refuse(args)?;
-    let migration = MigrationPlan::new(&args.migration, !args.no_verify)?;
+    let migration = MigrationPlan::new(&args.migration, args.verify)?;
     let pages = memory / PAGE;
     if !memory.is_multiple_of(PAGE) || !(PAGES_MIN..=PAGES_MAX).contains(&pages) {
         return Err(usage(format!(

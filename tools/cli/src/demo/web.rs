@@ -91,7 +91,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
     ));
     let audit = run.audit.as_ref();
     say(&format!("Audit: {}", audit.map_or("none".to_owned(), ToString::to_string)));
-    run.notes.iter().for_each(|note| say(&format!("Note: {note}")));
+    notes(&run).for_each(|note| say(&format!("Note: {note}")));
     let advice = source.map(|report| advice::of(report, options.downtime_limit));
     let advice = advice.unwrap_or_default();
     warn(&advice);
@@ -179,6 +179,11 @@ fn downtimes(cost: &MigrationFigures) -> String {
     out
 }
 
+/// What is to be known, without what goes without saying: half a minute has no service level.
+fn notes(run: &LiveRun) -> impl Iterator<Item = &String> {
+    run.notes.iter().filter(|note| !note.starts_with("No service levels"))
+}
+
 fn dropped(run: &LiveRun) -> u64 {
     let counters = run.counters;
     counters.resets + counters.timed_out + counters.refused + counters.violations
@@ -207,7 +212,7 @@ fn report(run: &LiveRun, options: &LiveOptions, memory: u64) -> Report {
     ];
     parameters.extend(site_parameters(&options.site));
     let partial = run.notes.iter().find(|note| note.starts_with("PARTIAL"));
-    let mut remarks = run.notes.clone();
+    let mut remarks: Vec<String> = notes(run).cloned().collect();
     remarks
         .extend(run.audit.as_ref().map(|audit| format!("Audit of the guest's memory: {audit}.")));
     remarks.extend(run.migrations.iter().filter_map(kept_running));
