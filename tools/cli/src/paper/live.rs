@@ -161,7 +161,7 @@ impl Session<'_> {
         let slowdown = slowdown.unwrap_or(0.0);
         let cap = self.plan.cap_bytes_per_s(&live);
         let bandwidth = figures::measured_bandwidth(&live, cap);
-        let bandwidth_bytes_per_s = bandwidth.unwrap_or(self.plan.payload_bytes_per_s());
+        let bandwidth_bytes_per_s = bandwidth.unwrap_or_else(|| self.plan.payload_bytes_per_s());
         let comparable = !live.partial && figures::first(&live).is_some();
         let model = comparable
             .then(|| figures::beside(&options, bandwidth_bytes_per_s, slowdown))
