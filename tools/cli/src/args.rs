@@ -79,8 +79,12 @@ pub(crate) struct DemoArgs {
     pub(crate) guest: GuestArgs,
     #[command(flatten)]
     pub(crate) migration: MigrationArgs,
-    /// Skip the comparison of memory digests, which pauses the guest for longer
+    /// Compare memory digests before the handover, which pauses the guest for longer; counters do
+    /// unless told otherwise, the site is audited anyway
     #[arg(long)]
+    pub(crate) verify: bool,
+    /// Skip the comparison of memory digests
+    #[arg(long, conflicts_with = "verify")]
     pub(crate) no_verify: bool,
     /// Concurrent users of the site, at most 4096 [default: 600 for 2 GiB, in proportion]
     #[arg(long, value_name = "N")]

@@ -79,7 +79,7 @@ impl Spectator {
                 self.say(&format!("{at_s:>6.1} s  migration {} begins", number + 1));
             }
             LiveEvent::Engine(EngineEvent::SourceProgress(progress)) => {
-                self.progress = Some(progress.clone());
+                self.progress = Some(*progress);
             }
             LiveEvent::Engine(EngineEvent::Source(SessionEvent::RoundDone(round))) => {
                 self.round(round);

@@ -40,7 +40,8 @@ pub(super) fn around(seen: &Seen<'_>, moved: &Moved<'_>) -> String {
     let (paused, resumed) = (moved.paused, moved.resumed);
     let span = BEFORE + resumed.since(paused) + AFTER;
     // Whole steps, so that no chart grows longer than a screen.
-    let step = ROW * (span.as_millis().div_ceil(ROW.as_millis() * u128::from(ROWS)) as u32).max(1);
+    let steps = span.as_millis().div_ceil(ROW.as_millis() * u128::from(ROWS)).max(1);
+    let step = ROW * u32::try_from(steps).unwrap_or(u32::MAX);
     let before = u32::try_from(BEFORE.as_nanos() / step.as_nanos()).unwrap_or(0);
     let first = Tick::from_nanos(paused.as_nanos().saturating_sub(nanos(step * before)));
     let count = usize::try_from(span.as_nanos().div_ceil(step.as_nanos())).unwrap_or(1);

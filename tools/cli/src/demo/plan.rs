@@ -21,7 +21,7 @@ const WARM_UP: Duration = Duration::from_secs(8);
 const USERS: u64 = 600;
 const USERS_PAGES: u64 = 524_288;
 /// So few that the site has data for.
-const USERS_MIN: u64 = 25;
+const USERS_MIN: u32 = 25;
 /// As many users make 60 operations a second at Olio's pace; fewer hurry to make as many, so that
 /// there is something to see of every tenth of a second.
 const USERS_AT_LEISURE: f64 = 300.0;
@@ -71,7 +71,7 @@ fn refuse(args: &DemoArgs) -> anyhow::Result<()> {
 /// The run that the options ask for.
 pub(super) fn options(args: &DemoArgs, memory: u64) -> anyhow::Result<LiveOptions> {
     refuse(args)?;
-    let migration = MigrationPlan::new(&args.migration, !args.no_verify)?;
+    let migration = MigrationPlan::new(&args.migration, args.verify)?;
     let pages = memory / PAGE;
     if !memory.is_multiple_of(PAGE) || !(PAGES_MIN..=PAGES_MAX).contains(&pages) {
         return Err(usage(format!(
@@ -81,8 +81,8 @@ pub(super) fn options(args: &DemoArgs, memory: u64) -> anyhow::Result<LiveOption
             show::bytes(PAGES_MAX * PAGE),
         )));
     }
-    let fitting = (USERS * pages / USERS_PAGES).clamp(USERS_MIN, u64::from(WORKERS_MAX));
-    let users = args.users.unwrap_or(u32::try_from(fitting).unwrap_or(WORKERS_MAX));
+    let fitting = || u32::try_from(USERS * pages / USERS_PAGES).unwrap_or(WORKERS_MAX);
+    let users = args.users.unwrap_or_else(|| fitting().clamp(USERS_MIN, WORKERS_MAX));
     if !(1..=WORKERS_MAX).contains(&users) {
         return Err(usage(format!("--users is {users}; it must be from 1 to {WORKERS_MAX}")));
     }
@@ -91,11 +91,10 @@ pub(super) fn options(args: &DemoArgs, memory: u64) -> anyhow::Result<LiveOption
         return Err(usage(format!("--memory or --users: {error}")));
     }
     let warm_up = args.warm_up.unwrap_or(WARM_UP);
-    for (name, time) in [("--ramp", args.ramp), ("--warm-up", warm_up), ("--run-on", args.run_on)] {
-        if time > PHASE_MAX {
-            let given = time.as_secs_f64();
-            return Err(usage(format!("{name} is {given} s; it must be from 0 s to 3600 s")));
-        }
+    let phases = [("--ramp", args.ramp), ("--warm-up", warm_up), ("--run-on", args.run_on)];
+    if let Some((name, time)) = phases.iter().find(|(_, time)| *time > PHASE_MAX) {
+        let given = time.as_secs_f64();
+        return Err(usage(format!("{name} is {given} s; it must be from 0 s to 3600 s")));
     }
     // Twice the memory is what a migration may have to send.
     let rate = args.migration.bandwidth_cap.unwrap_or(LOOPBACK).min(LOOPBACK);

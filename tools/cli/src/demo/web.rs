@@ -77,47 +77,14 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
     if let Some(report) = source {
         say(&format!("\n{}", show::report(report)));
     }
-    let (seen, moved) = (figures::seen(&run), figures::first(&run));
-    let cost = moved.map(|moved| draw::cost(&seen, &moved, run.users.seed));
-    if let (Some(moved), Some(cost)) = (&moved, &cost) {
-        say(&chart::around(&seen, moved));
-        say(&downtimes(cost));
-    }
-    let dropped = dropped(&run);
-    say(&format!(
-        "Users: {} operations, {:.1} a second in steady state; {dropped} dropped, reset or wrong",
-        show::count(run.counters.completed),
-        seen.throughput()
-    ));
-    let audit = run.audit.as_ref();
-    say(&format!("Audit: {}", audit.map_or("none".to_owned(), ToString::to_string)));
-    run.notes.iter().for_each(|note| say(&format!("Note: {note}")));
+    tell(&run, say);
     let advice = source.map(|report| advice::of(report, options.downtime_limit));
     let advice = advice.unwrap_or_default();
     warn(&advice);
     let (folder, file) = place(args)?;
     let html = lab::report::write(&folder, &report(&run, &options, memory))?.html;
     say(&format!("Report: {}", html.display()));
-    let document = Document {
-        precopy: env!("CARGO_PKG_VERSION"),
-        guest: GuestFacts { memory_bytes: memory, users: run.users.users, site: &run.site },
-        source,
-        destination: migration.and_then(|migration| migration.destination.as_ref()),
-        failure: migration.and_then(|migration| migration.failure.as_deref()),
-        figures: cost,
-        audit: audit.map(|found| AuditFacts {
-            clean: found.is_clean(),
-            found,
-            text: found.to_string(),
-        }),
-        throughput_per_s: seen.throughput(),
-        dropped,
-        partial: run.partial,
-        notes: &run.notes,
-        advice: &advice,
-        report: &html,
-    };
-    let text = serde_json::to_string_pretty(&document)? + "\n";
+    let text = serde_json::to_string_pretty(&document(&run, memory, &advice, &html))? + "\n";
     if let Some(path) = file {
         std::fs::write(path, &text)
             .with_context(|| format!("Could not write {}", path.display()))?;
@@ -126,6 +93,57 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
         print!("{text}");
     }
     conclude(&run, &stop)
+}
+
+fn cost(run: &LiveRun) -> Option<MigrationFigures> {
+    let moved = figures::first(run)?;
+    Some(draw::cost(&figures::seen(run), &moved, run.users.seed))
+}
+
+/// What the users and the audit say.
+fn tell(run: &LiveRun, say: impl Fn(&str)) {
+    let seen = figures::seen(run);
+    if let (Some(moved), Some(cost)) = (figures::first(run), cost(run)) {
+        say(&chart::around(&seen, &moved));
+        say(&downtimes(&cost));
+    }
+    say(&format!(
+        "Users: {} operations, {:.1} a second in steady state; {} dropped, reset or wrong",
+        show::count(run.counters.completed),
+        seen.throughput(),
+        dropped(run),
+    ));
+    let audit = run.audit.as_ref().map(ToString::to_string);
+    say(&format!("Audit: {}", audit.as_deref().unwrap_or("none")));
+    notes(run).for_each(|note| say(&format!("Note: {note}")));
+}
+
+fn document<'a>(
+    run: &'a LiveRun,
+    memory_bytes: u64,
+    advice: &'a [String],
+    report: &'a Path,
+) -> Document<'a> {
+    let migration = run.migrations.first();
+    Document {
+        precopy: env!("CARGO_PKG_VERSION"),
+        guest: GuestFacts { memory_bytes, users: run.users.users, site: &run.site },
+        source: migration.and_then(|migration| migration.source.as_ref()),
+        destination: migration.and_then(|migration| migration.destination.as_ref()),
+        failure: migration.and_then(|migration| migration.failure.as_deref()),
+        figures: cost(run),
+        audit: run.audit.as_ref().map(|found| AuditFacts {
+            clean: found.is_clean(),
+            found,
+            text: found.to_string(),
+        }),
+        throughput_per_s: figures::seen(run).throughput(),
+        dropped: dropped(run),
+        partial: run.partial,
+        notes: &run.notes,
+        advice,
+        report,
+    }
 }
 
 fn introduce(args: &DemoArgs, options: &LiveOptions, memory: u64, say: impl Fn(&str)) {
@@ -179,6 +197,11 @@ fn downtimes(cost: &MigrationFigures) -> String {
     out
 }
 
+/// What is to be known, without what goes without saying: half a minute has no service level.
+fn notes(run: &LiveRun) -> impl Iterator<Item = &String> {
+    run.notes.iter().filter(|note| !note.starts_with("No service levels"))
+}
+
 fn dropped(run: &LiveRun) -> u64 {
     let counters = run.counters;
     counters.resets + counters.timed_out + counters.refused + counters.violations
@@ -207,7 +230,7 @@ fn report(run: &LiveRun, options: &LiveOptions, memory: u64) -> Report {
     ];
     parameters.extend(site_parameters(&options.site));
     let partial = run.notes.iter().find(|note| note.starts_with("PARTIAL"));
-    let mut remarks = run.notes.clone();
+    let mut remarks: Vec<String> = notes(run).cloned().collect();
     remarks
         .extend(run.audit.as_ref().map(|audit| format!("Audit of the guest's memory: {audit}.")));
     remarks.extend(run.migrations.iter().filter_map(kept_running));

@@ -161,7 +161,7 @@ impl Session<'_> {
         let slowdown = slowdown.unwrap_or(0.0);
         let cap = self.plan.cap_bytes_per_s(&live);
         let bandwidth = figures::measured_bandwidth(&live, cap);
-        let bandwidth_bytes_per_s = bandwidth.unwrap_or(self.plan.payload_bytes_per_s());
+        let bandwidth_bytes_per_s = bandwidth.unwrap_or_else(|| self.plan.payload_bytes_per_s());
         let comparable = !live.partial && figures::first(&live).is_some();
         let model = comparable
             .then(|| figures::beside(&options, bandwidth_bytes_per_s, slowdown))
@@ -173,7 +173,9 @@ impl Session<'_> {
     fn note(&mut self, live: &LiveRun, policy: &str) {
         let at = format!("Live run, policy {policy}, seed {}", live.users.seed);
         let mut remarks = vec![format!("{at}: link {}.", live.link)];
-        remarks.extend(live.notes.iter().map(|note| format!("{at}: {note}.")));
+        // Of service levels, the last remark says it shorter.
+        let notes = live.notes.iter().filter(|note| !note.starts_with("No service levels"));
+        remarks.extend(notes.map(|note| format!("{at}: {note}.")));
         for (number, migration) in live.migrations.iter().enumerate() {
             let Some(why) = &migration.failure else { continue };
             let after = match migration.source.as_ref().map(|report| report.outcome) {

@@ -5,6 +5,7 @@
 
 mod demo;
 mod pair;
+mod paper;
 mod predict;
 mod replay;
 mod support;

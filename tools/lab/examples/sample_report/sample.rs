@@ -65,6 +65,7 @@ fn run() -> RunInfo {
         title: "The paper's experiments, run again (sample numbers)".to_owned(),
         command: "precopy paper all --seeds 5".to_owned(),
         version: "precopy 0.1.0".to_owned(),
+        off_scale: false,
         mode: Mode::Virtual,
         policy: "xen (30 rounds, 50 pages, 3 x memory)".to_owned(),
         seeds: SEEDS.to_vec(),

@@ -214,3 +214,36 @@ pub fn merge(runs: impl IntoIterator<Item = Vec<SideBySide>>) -> Vec<SideBySide>
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_guests_have_room_for_their_users_and_the_papers_is_the_papers() {
+        for (pages, users) in [(16_384, 25), (16_384, 1), (65_536, 75), (262_144, 300)] {
+            let (site, config) = load(pages, users, 7);
+            assert!(Site::new(site.clone()).is_ok(), "{users} users in {pages} pages");
+            assert_eq!((config.users, config.seed, site.seed), (users, 7, 7));
+            assert_eq!(config.upload_scale, site.upload_scale);
+            assert!(site.users >= DATA_USERS_MIN);
+        }
+        let (site, users) = load(REFERENCE_PAGES, 600, 1);
+        let paper = Scenario::paper(600, 1);
+        assert_eq!((site, users), (paper.site, paper.users));
+    }
+
+    #[test]
+    fn rows_of_the_same_name_become_one() {
+        let row = |name: &str, live: f64| SideBySide {
+            name: name.to_owned(),
+            virtual_run: Spread::of([1.0]),
+            live_run: Spread::of([live]),
+            tolerance: None,
+        };
+        let merged = merge([vec![row("a", 1.0), row("b", 2.0)], vec![row("b", 3.0)]]);
+        assert_eq!(merged.len(), 2);
+        assert_eq!(merged[1].live_run.values(), [2.0, 3.0]);
+        assert_eq!(merged[1].virtual_run.values(), [1.0, 1.0]);
+    }
+}

@@ -10,7 +10,7 @@ use precopy::report::Outcome;
 use precopy::session::SourceConfig;
 use precopy::sim::pair::{self, Link, PairPlan, PairResult};
 use precopy::units::{MigrationId, PageSize, Tick};
-use webvm::site::{Counters, SiteConfig};
+use webvm::site::{Action, Counters, SiteConfig};
 use webvm::sla::{self, Probe, Sample, SlaError, SlaReport};
 use webvm::users::UsersConfig;
 use webvm::world::{ServiceNetwork, World, WorldError};
@@ -166,6 +166,18 @@ pub struct Ran {
 }
 
 impl Ran {
+    /// Operations per second in steady state.
+    #[must_use]
+    pub fn throughput(&self) -> f64 {
+        self.seen().throughput()
+    }
+
+    /// Largest percentile of an action over all windows, in seconds.
+    #[must_use]
+    pub fn worst_s(&self, action: Action, percentile: sla::Percentile) -> f64 {
+        self.seen().worst_s(action, percentile)
+    }
+
     /// The run as its users saw it.
     #[must_use]
     pub fn seen(&self) -> Seen<'_> {
