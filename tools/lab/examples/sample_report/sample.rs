@@ -81,7 +81,6 @@ fn run() -> RunInfo {
         wall_s: 512.0,
         simulated_s: 64_000.0,
         partial: None,
-        off_scale: false,
     }
 }
 
