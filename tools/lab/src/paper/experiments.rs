@@ -8,13 +8,13 @@ use webvm::sla::{Percentile, Verdict};
 
 use super::figures::{self, Moved, Seen};
 use super::pool::{self, Watch};
+pub use super::predicted::predictions;
 use super::run::{Migrated, Ran, RunError, Scenario, run};
-use crate::predict::against::{AgainstError, compare, standard_cases};
 use crate::report::Spread;
 use crate::report::data::{
-    ActionPercentiles, Capacity, CapacityStep, ContrastArm, Curve, Estimate, Fig2, Fig3, Fig3Kind,
-    Fig3Panel, Fig3Run, MigrationFigures, Point, PolicyResult, Prediction, Sensitivity,
-    SensitivityPoint, Table2, Table2Cell, Wws,
+    ActionPercentiles, Capacity, CapacityStep, ContrastArm, Curve, Fig2, Fig3, Fig3Kind, Fig3Panel,
+    Fig3Run, MigrationFigures, Point, PolicyResult, Sensitivity, SensitivityPoint, Table2,
+    Table2Cell, Wws,
 };
 
 /// Users of the paper's main experiment.
@@ -478,28 +478,4 @@ pub fn fixed_point(curve: &[Point], bandwidth_mb_s: f64) -> Option<Point> {
             Point::new(x, bandwidth_mb_s * x)
         })
     })
-}
-
-/// Predictions from a minute of tracking, each beside the run that it predicts: twenty cases over
-/// load, link and policy.
-///
-/// # Errors
-/// [`AgainstError`] if a case makes no sense.
-pub fn predictions(watch: &dyn Watch) -> Result<Vec<Prediction>, AgainstError> {
-    let done = pool::each("predictions", &standard_cases(), watch, |case| {
-        let compared = compare(case)?;
-        let estimate = |[low_s, predicted_s, high_s]: [f64; 3], measured_s| Estimate {
-            predicted_s,
-            low_s,
-            high_s,
-            measured_s,
-        };
-        let bandwidth_mb_s = case.bandwidth_bytes_per_s / 1e6;
-        Ok::<_, AgainstError>(Prediction {
-            name: format!("{} users, {bandwidth_mb_s} MB/s, {}", case.users, case.policy),
-            total: estimate(compared.predicted_total_s, compared.total_s),
-            downtime: estimate(compared.predicted_downtime_s, compared.downtime_s),
-        })
-    })?;
-    Ok(done.into_iter().flatten().collect())
 }

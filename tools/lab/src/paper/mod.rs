@@ -8,6 +8,7 @@ pub mod figures;
 pub mod live;
 pub mod model;
 pub mod pool;
+mod predicted;
 mod run;
 
 #[cfg(test)]
