@@ -29,7 +29,9 @@ pub fn load(pages: u64, users: u32, seed: u64) -> (SiteConfig, UsersConfig) {
         site.max_workers = served;
     }
     let upload_scale = site.upload_scale;
-    (site, UsersConfig { users, upload_scale, seed, ..UsersConfig::default() })
+    // As in virtual time: clients wait as long as it takes.
+    let patient = UsersConfig { time_out_s: 120.0, ..UsersConfig::default() };
+    (site, UsersConfig { users, upload_scale, seed, ..patient })
 }
 
 /// A live run as its users and its prober saw it.

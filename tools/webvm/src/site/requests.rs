@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the application does with a request: checks it, works it off, changes records, answers.
 
-use super::entries::{Connection, Doing, NONE};
+use super::entries::{Connection, Doing, NONE, Worker};
 use super::memory::{Content, SiteMemory};
 use super::records::{Maker, Records, TableFull, read_client, read_event, write_session};
 use super::software::Site;
@@ -123,8 +123,10 @@ impl Site {
         let request = self.workers[worker as usize].request;
         let mut client = read_client(&self.layout, memory, request.user);
         let expected = client.seq + 1;
-        self.counters.doubled += u64::from(request.seq < expected);
-        self.counters.lost += u64::from(request.seq > expected);
+        if !self.was_abandoned(worker, &request) {
+            self.counters.doubled += u64::from(request.seq < expected);
+            self.counters.lost += u64::from(request.seq > expected);
+        }
         let (status, record) = if request.seq < expected {
             (CONFLICT, 0)
         } else {
@@ -154,6 +156,19 @@ impl Site {
         self.write_header(memory);
         self.sending.insert(since, worker);
         self.send_answers(memory);
+    }
+
+    /// Whether its client has given this request up, or the one before it, which is still being
+    /// worked at: then the two may end in any order, and nobody has lost or doubled anything.
+    fn was_abandoned(&self, worker: u32, request: &Request) -> bool {
+        let slot = self.workers[worker as usize].connection;
+        let open = self.connections.get(slot as usize).is_some_and(|c| c.open);
+        let earlier = |other: &&Worker| {
+            other.doing != Doing::Idle
+                && other.request.user == request.user
+                && other.request.seq < request.seq
+        };
+        !open || self.workers.iter().any(|other| earlier(&other))
     }
 
     /// What the request does to the data: its status and, for a write, the record.

@@ -57,7 +57,7 @@ enum Event {
     Release,
 }
 
-/// The site. See the [module](self).
+/// The site: workers that share a processor, records, and rings, in guest memory.
 #[derive(Debug)]
 pub struct Site {
     pub(super) config: SiteConfig,

@@ -199,6 +199,31 @@ fn a_request_that_comes_twice_is_noticed() {
 }
 
 #[test]
+fn a_client_that_gives_up_has_lost_nothing() {
+    let mut driver = Driver::new(SiteConfig { capacity: 1.0, ..config() });
+    driver.send(0, Action::AddEvent, RequestKind::EventPost);
+    driver.run(tick(1));
+    // It closes its connection and goes on with its next request on another one, which is done
+    // long before the first.
+    assert!(!driver.site.close(1, &mut driver.memory));
+    driver.site.open(1000, &mut driver.memory).unwrap();
+    let next = Request {
+        user: 0,
+        seq: 2,
+        action: Action::HomePage,
+        kind: RequestKind::Asset,
+        argument: 1,
+        body_bytes: 0,
+    };
+    driver.site.request(1000, next, &mut driver.memory).unwrap();
+    while !driver.site.run(tick(600_000), 64, &mut driver.memory) {}
+    assert_eq!(driver.site.take_answer().map(|(_, a)| (a.seq, a.status)), Some((2, 200)));
+    assert_eq!(driver.site.take_answer(), None);
+    let counters = driver.site.counters();
+    assert_eq!((counters.answered, counters.lost, counters.doubled), (2, 0, 0));
+}
+
+#[test]
 fn the_processor_is_shared_equally() {
     // Alone, a request takes its service time and its database time; with n others of the same
     // work it takes n times the service.
