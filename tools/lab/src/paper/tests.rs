@@ -51,8 +51,8 @@ fn impossible_times_are_named() {
     assert!(error.starts_with("Migration 1 is to begin at 400 s"), "{error}");
     let error = run(&small(1).with_migrations([100.0, 100.0])).unwrap_err().to_string();
     assert!(error.starts_with("Migration 2"), "{error}");
-    let error = run(&small(1).lasting(100.0)).unwrap_err().to_string();
-    assert!(error.contains("300"), "{error}");
+    // Too short for a window of 5 minutes: a run without a verdict.
+    assert!(run(&small(1).lasting(100.0)).unwrap().sla.is_none());
 }
 
 /// What is known not to hold, on the scaled guest or at all: see ARCHITECTURE.md.

@@ -177,7 +177,7 @@ impl Layout {
         let uploads = b.pages(scaled(8192, upload * 4));
         let opcodes = b.pages(scaled(8192, 16));
         let heaps = b.pages(workers.capacity * HEAP_PAGES);
-        let cache_least = scaled(4096, 512).max(scale(164 * 4, config.upload_scale) * 2);
+        let cache_least = scaled(4096, 256).max(scale(164 * 4, config.upload_scale) * 2);
         let left = config.pages.saturating_sub(b.next + cache_least);
         let zero = b.pages(scale(config.pages, config.zero_share).min(left));
         let needed = b.next + cache_least;
