@@ -112,6 +112,7 @@ pub mod session;
 pub mod sim;
 mod sync;
 pub mod sys;
+pub mod trace;
 pub mod transport;
 pub mod units;
 pub mod wire;

@@ -18,7 +18,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("region", &["limits", "units"]),
     ("bitmap", &["sync", "sys", "units"]),
     // Plain data, policies, and the traits at whose seams back-ends plug in.
-    ("policy", &["limits", "units"]),
+    ("policy", &["bitmap", "limits", "units"]),
+    ("trace", &["bitmap", "limits", "units"]),
     ("report", &["policy", "units"]),
     ("guest", &["report", "units"]),
     ("encode", &["units"]),
@@ -49,7 +50,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("sim", &["bitmap", "limits", "policy", "region", "report", "session", "units", "wire"]),
+    (
+        "sim",
+        &["bitmap", "limits", "policy", "region", "report", "session", "trace", "units", "wire"],
+    ),
     ("fuzzing", &["bitmap", "encode", "limits", "policy", "region", "session", "units", "wire"]),
 ];
 

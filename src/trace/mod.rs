@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Dirty-page traces: which pages a guest wrote, tick by tick.
+//!
+//! A trace is a header, and for each tick the pages that were written at least once since the
+//! tick before, with what else is known about it. Whoever replays or analyses a trace takes it
+//! from a [`TickSource`], one tick at a time, so that a long trace of a large guest needs little
+//! memory; [`MemoryTrace`] is one that is short enough to be held.
+
+mod memory;
+mod source;
+
+pub use memory::MemoryTrace;
+pub use source::{Clock, PageContent, TickSource, Trace, TraceHeader, TraceTick};
