@@ -115,6 +115,16 @@ impl DenseBitmap {
         self.bits.set(page.as_usize(), false);
     }
 
+    /// Adds a page and says whether it was not there before. Panics past the end.
+    pub fn insert(&mut self, page: PageIndex) -> bool {
+        !self.bits.replace(page.as_usize(), true)
+    }
+
+    /// Removes a page and says whether it was there. Panics past the end.
+    pub fn remove(&mut self, page: PageIndex) -> bool {
+        self.bits.replace(page.as_usize(), false)
+    }
+
     /// Whether the page is in the set; `false` past the end.
     #[must_use]
     pub fn contains(&self, page: PageIndex) -> bool {
