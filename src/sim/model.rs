@@ -181,6 +181,10 @@ impl ModelTracker {
         }
     }
 
+    pub(super) fn clear(&mut self, run: PageRun) {
+        self.record.clear_run(run);
+    }
+
     pub(super) fn restore(&mut self, set: &DenseBitmap) {
         let _ = self.record.or_with(set);
     }

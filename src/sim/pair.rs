@@ -31,7 +31,7 @@ pub use curve::{CurvePoint, NeverStop};
 pub use link::{Link, LinkChange, LinkHabits};
 pub use plan::{Disturbance, PairPlan, PairResult};
 
-use link::Wire;
+use link::{Share, Wire};
 use queue::{Event, Queue};
 
 /// Virtual time after which a run counts as hung.
@@ -97,7 +97,7 @@ impl<'g> Pair<'g> {
         let page_bytes = plan.source.regions.page_size();
         debug_assert!(page_bytes == PageSize::BASE, "the model's frames hold 4 KiB pages");
         let two_phase = plan.source.tracker_rearms;
-        let mut source = SourceHost::new(now, plan.source, plan.policy, memory, two_phase);
+        let mut source = SourceHost::new(now, plan.source, plan.strategy, memory, two_phase);
         source.keep_events = true;
         source.faults = plan.source_faults;
         source.tracker.short = plan.short_harvest;
@@ -317,7 +317,8 @@ impl<'g> Pair<'g> {
 
     fn transmit(&mut self, ready: Tick, channel: ChannelId, item: WireItem) -> Tick {
         let service = self.runner.guest.service_bytes_per_s();
-        let (gone, arrives) = self.wire.send(ready, channel.as_usize(), item.bytes(), service);
+        let share = Share { service_bytes_per_s: service, cap_bytes_per_s: self.source.rate };
+        let (gone, arrives) = self.wire.send(ready, channel.as_usize(), item.bytes(), share);
         if !self.cut[channel.as_usize()] {
             self.plan(arrives, Event::Arrive(channel, item));
         }

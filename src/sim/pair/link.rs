@@ -61,6 +61,23 @@ pub struct LinkHabits {
     pub channel_bytes_per_s: Option<f64>,
 }
 
+/// What an item gets of the link.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Share {
+    /// What the guest's own traffic takes.
+    pub(super) service_bytes_per_s: f64,
+    /// What the source limits itself to.
+    pub(super) cap_bytes_per_s: Option<u64>,
+}
+
+impl Share {
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    fn of(self, link: Link) -> f64 {
+        let left = link.beside(self.service_bytes_per_s);
+        self.cap_bytes_per_s.map_or(left, |cap| left.min(cap as f64)).max(LEAST_BYTES_PER_S)
+    }
+}
+
 /// The link in use.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -109,12 +126,12 @@ impl Wire {
         ready: Tick,
         channel: usize,
         bytes: u64,
-        service_bytes_per_s: f64,
+        share: Share,
     ) -> (Tick, Tick) {
         #[expect(clippy::cast_precision_loss, reason = "a time")]
         let bytes = bytes as f64;
         let begin = ready.max(self.free).max(self.channel_free[channel]);
-        self.free = self.leave(begin, bytes, service_bytes_per_s);
+        self.free = self.leave(begin, bytes, share);
         let mut gone = self.free;
         if let Some(most) = self.channel_bytes_per_s {
             gone = gone.max(begin + seconds(bytes / most.max(LEAST_BYTES_PER_S)));
@@ -139,13 +156,13 @@ impl Wire {
     }
 
     /// When the last of `bytes` has left, the first of them leaving at `from`.
-    fn leave(&mut self, from: Tick, mut bytes: f64, service_bytes_per_s: f64) -> Tick {
+    fn leave(&mut self, from: Tick, mut bytes: f64, share: Share) -> Tick {
         let mut at = from;
         loop {
             while let Some((_, rate)) = self.changes.pop_if(|(change, _)| *change <= at) {
                 self.link.bandwidth_bytes_per_s = rate;
             }
-            let rate = self.link.beside(service_bytes_per_s).max(LEAST_BYTES_PER_S);
+            let rate = share.of(self.link);
             let end = at + seconds(bytes / rate);
             match self.changes.last() {
                 Some((change, _)) if *change < end => {
@@ -185,22 +202,24 @@ mod tests {
         // 10 kB before the drop, nothing for 20 ms, the other 90 kB at twice the rate.
         let changes = vec![change(30, 2e6), change(10, 0.0)];
         let mut wire = wire(&LinkHabits { changes, ..LinkHabits::default() });
-        let (gone, arrives) = wire.send(Tick::ZERO, 0, 100_000, 0.0);
+        let (gone, arrives) = wire.send(Tick::ZERO, 0, 100_000, Share::default());
         let expected = Tick::ZERO + ms(75);
         assert!(expected.since(gone) < Duration::from_micros(20), "{gone:?}");
         assert!(gone <= expected && arrives == gone + ms(1), "{gone:?}");
         // After the last change the rate stays.
-        let (next, _) = wire.send(gone, 1, 20_000, 0.0);
+        let (next, _) = wire.send(gone, 1, 20_000, Share::default());
         assert_eq!(next.since(gone), ms(10));
+        let share = Share { service_bytes_per_s: 5e5, cap_bytes_per_s: Some(1_000_000) };
+        assert_eq!(wire.send(next, 1, 20_000, share).0.since(next), ms(20));
     }
 
     #[test]
     fn a_channel_has_a_rate_of_its_own_and_others_fill_the_link() {
         let habits = LinkHabits { channel_bytes_per_s: Some(5e5), ..LinkHabits::default() };
         let mut wire = wire(&habits);
-        let (first, _) = wire.send(Tick::ZERO, 0, 1000, 0.0);
-        let (other, _) = wire.send(Tick::ZERO, 1, 1000, 0.0);
-        let (again, _) = wire.send(Tick::ZERO, 0, 1000, 0.0);
+        let (first, _) = wire.send(Tick::ZERO, 0, 1000, Share::default());
+        let (other, _) = wire.send(Tick::ZERO, 1, 1000, Share::default());
+        let (again, _) = wire.send(Tick::ZERO, 0, 1000, Share::default());
         assert_eq!([first, other, again], [2, 3, 4].map(|at| Tick::ZERO + ms(at)));
     }
 
@@ -211,8 +230,8 @@ mod tests {
         let mut last = Tick::ZERO;
         let mut delays = Vec::new();
         for _ in 0..200 {
-            let (gone, arrives) = wire.send(Tick::ZERO, 0, 1000, 0.0);
-            assert_eq!(same.send(Tick::ZERO, 0, 1000, 0.0), (gone, arrives));
+            let (gone, arrives) = wire.send(Tick::ZERO, 0, 1000, Share::default());
+            assert_eq!(same.send(Tick::ZERO, 0, 1000, Share::default()), (gone, arrives));
             assert!(arrives >= last && arrives >= gone + ms(1));
             assert!(arrives <= gone + ms(51));
             delays.push(arrives.since(gone));
