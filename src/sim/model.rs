@@ -138,11 +138,13 @@ pub(super) struct ModelTracker {
     pub(super) record: DenseBitmap,
     /// Reports bitmaps that are one page short (R2: must be noticed).
     pub(super) short: bool,
+    /// Empty; the next record, so that a harvest copies nothing.
+    spare: Option<DenseBitmap>,
 }
 
 impl ModelTracker {
     pub(super) fn new(pages: u64, two_phase: bool) -> Self {
-        Self { armed: false, two_phase, record: DenseBitmap::new(pages), short: false }
+        Self { armed: false, two_phase, record: DenseBitmap::new(pages), short: false, spare: None }
     }
 
     pub(super) fn arm(&mut self) {
@@ -158,13 +160,25 @@ impl ModelTracker {
                 cut.set_run(PageRun::from_range(run.start().get().min(end)..end));
             }
             cut
+        } else if self.two_phase {
+            return self.record.clone();
         } else {
-            self.record.clone()
+            let spare = self.spare.take();
+            let spare = spare.unwrap_or_else(|| DenseBitmap::new(self.record.len()));
+            return std::mem::replace(&mut self.record, spare);
         };
         if !self.two_phase {
             self.record.clear_all();
         }
         set
+    }
+
+    /// Takes a harvested set back, to be used again.
+    pub(super) fn recycle(&mut self, mut set: DenseBitmap) {
+        if set.len() == self.record.len() && self.spare.is_none() {
+            set.clear_all();
+            self.spare = Some(set);
+        }
     }
 
     pub(super) fn peek(&self, window: PageRun) -> DenseBitmap {

@@ -233,6 +233,7 @@ impl SourceHost {
                 }
                 let set = self.tracker.harvest();
                 self.session.handle(now, SourceInput::Harvested { set: &set, began });
+                self.tracker.recycle(set);
             }
             SourceAction::Peek { window } => {
                 let set = self.tracker.peek(window);
