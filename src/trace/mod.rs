@@ -19,6 +19,7 @@ mod salvage;
 mod source;
 #[cfg(test)]
 mod tests;
+pub mod text;
 mod writer;
 
 pub use error::TraceError;

@@ -312,3 +312,28 @@ fn headers_that_cannot_be_written_say_why() {
         .contains("at most 4194304 bytes of runs")
     );
 }
+
+#[test]
+fn text_comes_back_and_becomes_ticks() {
+    let (header, ticks) = regular(20);
+    let mut bytes = Vec::new();
+    text::write_header(&mut bytes, &text::TextHeader::of(&header)).unwrap();
+    for tick in &ticks {
+        text::write_tick(&mut bytes, tick).unwrap();
+    }
+    let limits = text::TextLimits::default();
+    let mut reader = text::TextReader::new(&bytes[..], limits).unwrap();
+    assert_eq!(reader.header().to_trace(), Some(header));
+    let (mut tick, mut got) = (TraceTick::default(), Vec::new());
+    while reader.next_tick(&mut tick).unwrap() {
+        got.push(tick.clone());
+    }
+    assert_eq!((got, tick), (ticks, TraceTick::default()));
+    // Ranges of the text may touch, runs of a tick do not.
+    let head = bytes.split_inclusive(|&b| b == b'\n').next().unwrap();
+    let touching = [head, b"7 5:1 0:2 0:1 1:1\n"].concat();
+    let mut reader = text::TextReader::new(&touching[..], limits).unwrap();
+    let mut tick = TraceTick::default();
+    assert!(reader.next_tick(&mut tick).unwrap());
+    assert_eq!(tick, TraceTick::new(Tick::from_nanos(7), vec![run(5, 4), run(10, 1)]));
+}
