@@ -11,6 +11,16 @@ use super::TraceError;
 /// A decompressing source.
 pub type Unzstd<R> = BufReader<StreamingDecoder<R, ruzstd::decoding::FrameDecoder>>;
 
+/// Decompresses a Zstandard file while it is read.
+///
+/// # Errors
+/// [`TraceError::Compression`] if it is none.
+pub fn decompress<R: Read>(source: R) -> Result<Unzstd<R>, TraceError> {
+    let decoder = StreamingDecoder::new(source)
+        .map_err(|e| TraceError::Compression { source: std::io::Error::other(e) })?;
+    Ok(BufReader::with_capacity(1 << 16, decoder))
+}
+
 /// Starts to read a compressed trace (`.trace.zst`).
 ///
 /// # Errors
@@ -19,7 +29,5 @@ pub fn compressed<R: Read>(
     source: R,
     limits: TextLimits,
 ) -> Result<TextReader<Unzstd<R>>, TraceError> {
-    let decoder = StreamingDecoder::new(source)
-        .map_err(|e| TraceError::Compression { source: std::io::Error::other(e) })?;
-    Ok(TextReader::new(BufReader::with_capacity(1 << 16, decoder), limits)?)
+    Ok(TextReader::new(decompress(source)?, limits)?)
 }
