@@ -6,6 +6,7 @@ mod migration;
 mod paper;
 mod predict;
 mod tools;
+mod trace;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub(crate) use predict::{PredictArgs, WorkingSetArgs};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
 };
+pub(crate) use trace::{CatArgs, ImportArgs, SalvageArgs, TraceArgs, TraceCommand};
 
 use crate::{exit, parse};
 
@@ -49,6 +51,8 @@ pub(crate) enum Command {
     Trackers(TrackersArgs),
     /// Run the experiments of the paper on the cost of live migration under Web 2.0 load
     Paper(PaperArgs),
+    /// Read, make, show and mend traces of dirty pages
+    Trace(TraceArgs),
     /// Check the protocol: every order of events in small worlds, or random worlds by seed
     Check(CheckArgs),
     /// Measure throughput, downtime and what tracking costs

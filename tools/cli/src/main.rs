@@ -24,6 +24,7 @@ mod signals;
 mod source;
 mod spectator;
 mod system;
+mod trace;
 mod trackers;
 
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Predict(args) => predict::run(&args),
         Command::Trackers(args) => trackers::run(&args),
         Command::Paper(args) => paper::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::CopySink(args) => bench::copy::sink(&args),
