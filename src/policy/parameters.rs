@@ -281,14 +281,30 @@ fn did_you_mean(nearest: Option<&str>) -> String {
 #[non_exhaustive]
 pub enum PolicyError {
     /// There is no policy of this name.
-    #[error("There is no policy {name:?}{}; there are: {known}", did_you_mean(*nearest))]
+    #[error("There is no {kind} {name:?}{}; there are: {known}", did_you_mean(*nearest))]
     UnknownPolicy {
+        /// What kind of thing.
+        kind: &'static str,
         /// The name, cut to 40 characters.
         name: String,
         /// The name that was probably meant.
         nearest: Option<&'static str>,
         /// All names.
         known: String,
+    },
+    /// After the stop policy of a strategy stands something that is no order, rate or throttle.
+    #[error("{name:?} is no page order, rate or throttle policy; there are: {known}")]
+    UnknownPart {
+        /// The name, cut to 40 characters.
+        name: String,
+        /// All names.
+        known: String,
+    },
+    /// A strategy has two parts of one kind.
+    #[error("The strategy has more than one {kind}; give one")]
+    PartTwice {
+        /// Of what kind.
+        kind: &'static str,
     },
     /// The policy has no such parameter.
     #[error("{owner} has no parameter {parameter:?}{}; {known}", did_you_mean(*nearest))]
