@@ -10,7 +10,7 @@
 //! on Xen, CloudNet kept Xen's other limits; of these the one on small harvests is here, without
 //! which a guest that shrinks to nothing would go on for ever. Limits on rounds are guards.
 
-use super::estimate::Window;
+use super::estimate::{Rounds, Window};
 use super::parameters::{ParameterInfo, ParameterKind};
 use super::{Moment, Observation, PolicyInfo, StopPolicy, Verdict};
 
@@ -31,6 +31,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
     build: |values| {
         Box::new(CloudNet {
             min_pages: values.integer(ParameterInfo::FEW_PAGES.name),
+            rounds: Rounds::default(),
             flat: false,
             harvests: Window::new(values.small("window") as usize),
         })
@@ -42,6 +43,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
 #[non_exhaustive]
 pub struct CloudNet {
     min_pages: u64,
+    rounds: Rounds,
     /// A round dirtied as much as it sent.
     flat: bool,
     /// Pages of the last harvests since then.
@@ -54,9 +56,13 @@ impl StopPolicy for CloudNet {
     }
 
     fn judge(&mut self, seen: &Observation) -> Verdict {
-        if seen.moment != Moment::Harvested || seen.rounds_sent == 0 {
+        let sent = match seen.moment {
+            Moment::Harvested => self.rounds.ended(seen),
+            Moment::Sent | Moment::Cadence => None,
+        };
+        let Some(sent) = sent else {
             return Verdict::go_on("asked only at a harvest after a round");
-        }
+        };
         let pages = seen.residual_pages;
         if pages < self.min_pages {
             return Verdict::stop(format!("{pages} pages dirty, fewer than {}", self.min_pages));
@@ -69,7 +75,7 @@ impl StopPolicy for CloudNet {
                 known + 1
             ));
         }
-        self.flat |= pages >= seen.round_sent_pages;
+        self.flat |= pages >= sent;
         if !self.flat {
             return Verdict::go_on(format!("{pages} pages dirty: shrinking"));
         }

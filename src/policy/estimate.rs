@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What several policies keep of the past: a smoothed value, the last few values.
+//! What several policies keep of the past: a smoothed value, the last few values, rounds.
 
 use std::collections::VecDeque;
+
+use super::Observation;
 
 /// An exponentially weighted moving average. Starts with its first sample.
 #[derive(Clone, PartialEq, Debug)]
@@ -63,9 +65,42 @@ impl<T> Window<T> {
     }
 }
 
+/// Tells when a round has ended, and what it sent. Where a page order sends in slices, a round is
+/// a pass, many slices long; `round_sent_pages` is what one slice sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Rounds {
+    ended: u32,
+    /// Pages sent when the last round ended.
+    sent_pages: u64,
+}
+
+impl Rounds {
+    /// Pages that were sent since this last said so, if a round has ended since then.
+    pub(super) fn ended(&mut self, seen: &Observation) -> Option<u64> {
+        let sent = seen.sent_pages.saturating_sub(self.sent_pages);
+        let ended = seen.rounds_sent > self.ended;
+        if ended {
+            *self = Self { ended: seen.rounds_sent, sent_pages: seen.sent_pages };
+        }
+        ended.then_some(sent)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_round_ends_once_and_counts_all_its_slices() {
+        let mut rounds = Rounds::default();
+        let mut ended = |rounds_sent, sent_pages| {
+            rounds.ended(&Observation { rounds_sent, sent_pages, ..Observation::default() })
+        };
+        assert_eq!(ended(0, 300), None);
+        assert_eq!(ended(1, 500), Some(500));
+        assert_eq!(ended(1, 600), None);
+        assert_eq!(ended(2, 650), Some(150));
+    }
 
     #[test]
     fn an_average_starts_with_its_first_sample_and_weighs_the_newest() {

@@ -12,6 +12,7 @@
 //! # Differences
 //! go-criu counts pages that CRIU wrote, this the pages that a round sent.
 
+use super::estimate::Rounds;
 use super::parameters::{ParameterInfo, ParameterKind};
 use super::{Moment, Observation, PolicyInfo, StopPolicy, Verdict};
 use crate::limits;
@@ -52,6 +53,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
             max_rounds: values.small("max_rounds"),
             min_pages: values.integer("min_pages"),
             max_growth_pages: values.integer("max_growth_pages"),
+            rounds: Rounds::default(),
             last_pages: values.switch("first_counts").then_some(0),
         })
     },
@@ -64,6 +66,7 @@ pub struct GoCriu {
     max_rounds: u32,
     min_pages: u64,
     max_growth_pages: u64,
+    rounds: Rounds,
     /// Pages of the round before the last.
     last_pages: Option<u64>,
 }
@@ -74,10 +77,13 @@ impl StopPolicy for GoCriu {
     }
 
     fn judge(&mut self, seen: &Observation) -> Verdict {
-        if seen.moment != Moment::Sent {
+        let pages = match seen.moment {
+            Moment::Sent => self.rounds.ended(seen),
+            Moment::Harvested | Moment::Cadence => None,
+        };
+        let Some(pages) = pages else {
             return Verdict::go_on("asked only after a round");
-        }
-        let pages = seen.round_sent_pages;
+        };
         let last = self.last_pages.replace(pages);
         if seen.rounds_sent >= self.max_rounds {
             return Verdict::stop(format!("{} rounds sent", seen.rounds_sent));

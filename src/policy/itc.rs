@@ -10,6 +10,7 @@
 //! The paper adapts its threshold by a rule that could not be checked; here it is a parameter. A
 //! small harvest stops too, as in Xen, on which the paper was built.
 
+use super::estimate::Rounds;
 use super::parameters::{ParameterInfo, ParameterKind};
 use super::{Moment, Observation, PolicyInfo, StopPolicy, Verdict};
 
@@ -31,6 +32,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
         Box::new(Itc {
             min_gain: values.number("min_gain_percent") / 100.0,
             min_pages: values.integer(ParameterInfo::FEW_PAGES.name),
+            rounds: Rounds::default(),
             last_pages: None,
         })
     },
@@ -42,7 +44,8 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
 pub struct Itc {
     min_gain: f64,
     min_pages: u64,
-    /// Pages of the harvest before.
+    rounds: Rounds,
+    /// Pages that were left when the round before the last ended.
     last_pages: Option<u64>,
 }
 
@@ -54,13 +57,14 @@ impl StopPolicy for Itc {
     #[expect(clippy::cast_precision_loss, reason = "compared with a rough share")]
     fn judge(&mut self, seen: &Observation) -> Verdict {
         if seen.moment != Moment::Harvested {
-            return Verdict::go_on("asked only at a harvest");
+            return Verdict::go_on("asked only at a harvest after a round");
         }
-        let (pages, cost) = (seen.residual_pages, seen.round_sent_pages);
-        let last = self.last_pages.replace(pages);
-        let Some(last) = last.filter(|_| seen.rounds_sent > 0) else {
-            return Verdict::go_on("the first round");
+        let (pages, cost) = (seen.residual_pages, self.rounds.ended(seen));
+        let last = *self.last_pages.get_or_insert(pages);
+        let Some(cost) = cost else {
+            return Verdict::go_on("asked only at a harvest after a round");
         };
+        self.last_pages = Some(pages);
         if pages < self.min_pages {
             return Verdict::stop(format!("{pages} pages dirty, fewer than {}", self.min_pages));
         }

@@ -10,7 +10,7 @@
 //! The paper classifies patterns of memory change by more than one window; its thresholds could
 //! not be checked and are ours. Convergence is judged at the last round's bandwidth.
 
-use super::estimate::Window;
+use super::estimate::{Rounds, Window};
 use super::parameters::{ParameterInfo, ParameterKind};
 use super::{DowntimeLimit, Moment, Observation, PolicyInfo, StopPolicy, Verdict};
 
@@ -46,6 +46,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
             limit: DowntimeLimit::from_values(values),
             margin: values.number("margin_percent") / 100.0,
             steady: values.number("steady_percent") / 100.0,
+            ended: Rounds::default(),
             rounds: Window::new(values.small("window") as usize),
         })
     },
@@ -66,6 +67,7 @@ pub struct NoGain {
     limit: DowntimeLimit,
     margin: f64,
     steady: f64,
+    ended: Rounds,
     rounds: Window<Round>,
 }
 
@@ -97,16 +99,17 @@ impl StopPolicy for NoGain {
         {
             return Verdict::stop(format!("the residual takes {time:.1?} of {budget:?} allowed"));
         }
-        let (sent, dirtied) = (seen.round_sent_pages, seen.residual_pages);
-        if let Some(dirty_pages_per_s) = seen.dirty_pages_per_s {
+        let dirtied = seen.residual_pages;
+        let sent = self.ended.ended(seen);
+        if let (Some(sent), Some(dirty_pages_per_s)) = (sent, seen.dirty_pages_per_s) {
             self.rounds.push(Round { sent, dirtied, dirty_pages_per_s });
         }
-        match self.is_hopeless() {
+        match sent.is_some() && self.is_hopeless() {
             true => Verdict::stop(format!(
-                "{dirtied} pages dirty after a round of {sent}: {} such rounds at a steady rate",
+                "{dirtied} pages dirty: {} rounds without progress at a steady rate",
                 self.rounds.len()
             )),
-            false => Verdict::go_on(format!("{dirtied} pages dirty after a round of {sent}")),
+            false => Verdict::go_on(format!("{dirtied} pages dirty")),
         }
     }
 
@@ -123,9 +126,11 @@ mod tests {
     /// Rounds of (sent, dirtied, pages dirtied per second); which of them stopped.
     fn stopped_at(rounds: &[(u64, u64, f64)]) -> Option<usize> {
         let mut policy = parse("no-progress").unwrap();
-        rounds.iter().position(|(sent, dirtied, rate)| {
-            let mut now = seen(Moment::Harvested, 1, *dirtied);
-            (now.round_sent_pages, now.dirty_pages_per_s) = (*sent, Some(*rate));
+        let mut total = 0;
+        (1..).zip(rounds).position(|(round, (sent, dirtied, rate))| {
+            let mut now = seen(Moment::Harvested, round, *dirtied);
+            total += sent;
+            (now.sent_pages, now.dirty_pages_per_s) = (total, Some(*rate));
             policy.judge(&now).word() == "stop_and_copy"
         })
     }

@@ -10,6 +10,7 @@
 //! p.haul counts pages that CRIU wrote, this the pages that a round sent. Its conditions on file
 //! systems and its mode without pre-dumps have no counterpart.
 
+use super::estimate::Rounds;
 use super::parameters::{ParameterInfo, ParameterKind};
 use super::{Moment, Observation, PolicyInfo, StopPolicy, Verdict};
 use crate::limits;
@@ -44,6 +45,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
             max_rounds: values.small("max_rounds"),
             min_pages: values.integer("min_pages"),
             max_growth_percent: values.integer("max_growth_percent"),
+            rounds: Rounds::default(),
             last_pages: None,
         })
     },
@@ -56,6 +58,7 @@ pub struct Phaul {
     max_rounds: u32,
     min_pages: u64,
     max_growth_percent: u64,
+    rounds: Rounds,
     /// Pages of the round before the last.
     last_pages: Option<u64>,
 }
@@ -66,10 +69,13 @@ impl StopPolicy for Phaul {
     }
 
     fn judge(&mut self, seen: &Observation) -> Verdict {
-        if seen.moment != Moment::Sent {
+        let pages = match seen.moment {
+            Moment::Sent => self.rounds.ended(seen),
+            Moment::Harvested | Moment::Cadence => None,
+        };
+        let Some(pages) = pages else {
             return Verdict::go_on("asked only after a round");
-        }
-        let pages = seen.round_sent_pages;
+        };
         let last = self.last_pages.replace(pages);
         if pages <= self.min_pages {
             let min = self.min_pages;

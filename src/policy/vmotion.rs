@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use super::estimate::Rounds;
 use super::parameters::{ParameterInfo, ParameterKind};
 use super::{BudgetTest, Moment, Observation, PolicyInfo, StopPolicy, Verdict};
 
@@ -46,6 +47,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
             min_bytes: values.integer("min_bytes"),
             min_progress_bytes: values.integer("min_progress_bytes"),
             switchover: values.integer_or("switchover_ms").map(Duration::from_millis),
+            rounds: Rounds::default(),
             last_bytes: None,
         })
     },
@@ -58,7 +60,8 @@ pub struct Vmotion {
     min_bytes: u64,
     min_progress_bytes: u64,
     switchover: Option<Duration>,
-    /// Bytes left at the harvest before.
+    rounds: Rounds,
+    /// Bytes left when the last round ended.
     last_bytes: Option<u64>,
 }
 
@@ -72,10 +75,10 @@ impl StopPolicy for Vmotion {
             return Verdict::go_on("asked only at a harvest");
         }
         let left = BudgetTest::pending_bytes(seen);
-        let last = self.last_bytes.replace(left);
-        let Some(last) = last.filter(|_| seen.rounds_sent > 0) else {
+        if seen.rounds_sent == 0 {
+            self.last_bytes.get_or_insert(left);
             return Verdict::go_on("the first round");
-        };
+        }
         if left < self.min_bytes {
             return Verdict::stop(format!("{left} bytes left, fewer than {}", self.min_bytes));
         }
@@ -85,11 +88,13 @@ impl StopPolicy for Vmotion {
         {
             return Verdict::stop(format!("the residual takes {time:.1?}, less than {limit:?}"));
         }
-        let gain = last.saturating_sub(left);
-        if gain < self.min_progress_bytes {
-            return Verdict::stop(format!("no progress: {left} bytes left, after {last}"));
+        let last = self.rounds.ended(seen).and_then(|_| self.last_bytes.replace(left));
+        match last {
+            Some(last) if last.saturating_sub(left) < self.min_progress_bytes => {
+                Verdict::stop(format!("no progress: {left} bytes left, after {last}"))
+            }
+            _ => Verdict::go_on(format!("{left} bytes left")),
         }
-        Verdict::go_on(format!("{left} bytes left, {gain} fewer than before"))
     }
 
     fn fork(&self) -> Box<dyn StopPolicy> {

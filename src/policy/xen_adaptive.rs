@@ -12,6 +12,7 @@
 //! counts rates in whole megabits.
 
 use super::clark::DirtyRate;
+use super::estimate::Rounds;
 use super::parameters::{ParameterInfo, ParameterKind};
 use super::{Moment, Observation, PolicyInfo, StopPolicy, Verdict, XenLegacy};
 
@@ -39,6 +40,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
             legacy: XenLegacy::from_values(values),
             rate: DirtyRate::from_values(values),
             mbit: f64::from(values.small("start_mbit")),
+            rounds: Rounds::default(),
             last_sent: None,
         })
     },
@@ -52,6 +54,7 @@ pub struct XenAdaptive {
     rate: DirtyRate,
     /// The rate in force.
     mbit: f64,
+    rounds: Rounds,
     /// Pages sent in the round before the last.
     last_sent: Option<u64>,
 }
@@ -75,12 +78,13 @@ impl StopPolicy for XenAdaptive {
         match seen.moment {
             Moment::Harvested => self.follow(seen),
             Moment::Sent => {
-                let sent = seen.round_sent_pages;
-                let last = self.last_sent.replace(sent).unwrap_or(seen.total_pages);
-                if sent > last && self.mbit >= self.rate.max_mbit() {
-                    return Verdict::stop(format!(
-                        "the round sent {sent} pages, after {last}, at the greatest rate"
-                    ));
+                if let Some(sent) = self.rounds.ended(seen) {
+                    let last = self.last_sent.replace(sent).unwrap_or(seen.total_pages);
+                    if sent > last && self.mbit >= self.rate.max_mbit() {
+                        return Verdict::stop(format!(
+                            "the round sent {sent} pages, after {last}, at the greatest rate"
+                        ));
+                    }
                 }
             }
             Moment::Cadence => {}
@@ -102,25 +106,39 @@ mod tests {
     use crate::policy::tests::{play_named, seen};
     use crate::policy::{Moment, StopPolicy, parse};
 
-    /// A round that sent `sent` pages after a harvest at `mbit` of dirty pages.
-    fn round(policy: &mut dyn StopPolicy, rounds: u32, mbit: f64, sent: u64) -> &'static str {
+    /// Round `rounds` that sent `sent` pages after a harvest at `mbit` of dirty pages, and
+    /// `before` sent until then.
+    fn round(
+        policy: &mut dyn StopPolicy,
+        rounds: u32,
+        mbit: f64,
+        (before, sent): (u64, u64),
+    ) -> &'static str {
         let mut now = seen(Moment::Harvested, rounds, sent);
         now.dirty_pages_per_s = (rounds > 0).then_some(mbit * 1e6 / 8.0 / 4096.0);
         assert_eq!(policy.judge(&now).word(), "continue");
         let mut now = seen(Moment::Sent, rounds + 1, 0);
-        now.round_sent_pages = sent;
+        (now.round_sent_pages, now.sent_pages) = (sent, before + sent);
         policy.judge(&now).word()
     }
 
     #[test]
     fn growth_counts_only_at_the_greatest_rate() {
         let mut policy = parse("xen-adaptive").unwrap();
-        assert_eq!(round(&mut *policy, 0, 0.0, 10_000), "continue");
-        assert_eq!(round(&mut *policy, 1, 449.0, 900), "continue");
+        assert_eq!(round(&mut *policy, 0, 0.0, (0, 10_000)), "continue");
+        assert_eq!(round(&mut *policy, 1, 449.0, (10_000, 900)), "continue");
         // 449 + 50 Mbit/s are not the greatest rate.
-        assert_eq!(round(&mut *policy, 2, 400.0, 901), "continue", "below the rate: kept at 499");
-        assert_eq!(round(&mut *policy, 3, 499.5, 901), "continue", "no growth");
-        assert_eq!(round(&mut *policy, 4, 10.0, 902), "stop_and_copy", "the rate is never lowered");
+        assert_eq!(
+            round(&mut *policy, 2, 400.0, (10_900, 901)),
+            "continue",
+            "below the rate: kept at 499"
+        );
+        assert_eq!(round(&mut *policy, 3, 499.5, (11_801, 901)), "continue", "no growth");
+        assert_eq!(
+            round(&mut *policy, 4, 10.0, (12_702, 902)),
+            "stop_and_copy",
+            "the rate is never lowered"
+        );
     }
 
     #[test]
