@@ -256,8 +256,11 @@ pub(crate) struct AskArgs {
 #[command(after_help = "\
 Examples:
   precopy policies
+  precopy policies qemu kubevirt-stall
   precopy policies --json")]
 pub(crate) struct PoliciesArgs {
+    /// Show these with all their parameters; without names, all of them in one line each
+    pub(crate) names: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

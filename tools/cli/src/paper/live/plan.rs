@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lab::live::{Link, LiveOptions, LiveRun};
 use lab::paper::{self, Scenario, experiments};
-use precopy::policy::{PolicySpec, policies};
+use precopy::policy::{PolicySpec, USUAL_POLICIES};
 use webvm::net::rig::RigOptions;
 use webvm::site::{PAGES_MAX, PAGES_MIN, Site, SiteConfig, WORKERS_MAX};
 use webvm::users::UsersConfig;
@@ -205,10 +205,10 @@ fn link(name: Option<LinkName>, rate_bytes_per_s: u64) -> anyhow::Result<Link> {
     })
 }
 
-/// The policies to run: those that were named, or the paper's and all that the engine has.
+/// The policies to run: those that were named, or the paper's and the engine's usual ones.
 fn listed(args: &LiveArgs, paper: &str) -> Vec<String> {
     let Some(list) = &args.policies else {
-        let all = policies().iter().map(|info| info.name.to_owned());
+        let all = USUAL_POLICIES.iter().map(|name| (*name).to_owned());
         return std::iter::once(paper.to_owned()).chain(all).collect();
     };
     let mut policies: Vec<String> = Vec::new();
