@@ -80,6 +80,9 @@ pub const MPROTECT_SPLITS_MAX: usize = 16 << 10;
 /// Calls of the kernel's page walk without progress after which a scan gives up.
 pub const PAGEMAP_STALLS_MAX: u32 = 16;
 
+/// Most ticks that an oracle looks ahead, at 16 bytes each: 7 days in ticks of 10 ms.
+pub const ORACLE_TICKS_MAX: u32 = 60_480_000;
+
 const _: () = assert!(FRAME_PAGE_PAYLOAD_MAX >= FRAME_PAGE_BYTES_MAX);
 const _: () = assert!(FRAME_BODY_MAX >= 2 * FRAME_PAGE_PAYLOAD_MAX, "worst case: raw plus table");
 const _: () = assert!(HELLO_BODY_MAX as usize > 16 * REGIONS_MAX + 2 * REASON_BYTES_MAX);

@@ -19,6 +19,7 @@ mod destination;
 pub mod explore;
 mod guest;
 mod model;
+pub mod oracle;
 pub mod pair;
 mod rng;
 pub mod rounds;
