@@ -110,6 +110,28 @@ impl Clairvoyant {
         carried_pages: f64,
         runs: &[PageRun],
     ) -> Result<TickResidual, OracleError> {
+        self.tick_of(carried_pages, |oracle| runs.iter().try_for_each(|run| oracle.write(*run)))
+    }
+
+    /// The same with single pages, in any order.
+    ///
+    /// # Errors
+    /// As for [`tick`](Self::tick).
+    pub fn tick_pages(
+        &mut self,
+        carried_pages: f64,
+        pages: &[PageIndex],
+    ) -> Result<TickResidual, OracleError> {
+        self.tick_of(carried_pages, |oracle| {
+            pages.iter().try_for_each(|page| oracle.write(PageRun::new(*page, 1)))
+        })
+    }
+
+    fn tick_of(
+        &mut self,
+        carried_pages: f64,
+        write: impl FnOnce(&mut Self) -> Result<(), OracleError>,
+    ) -> Result<TickResidual, OracleError> {
         if self.positions.len() >= limits::ORACLE_TICKS_MAX {
             return Err(OracleError::Ticks);
         }
@@ -123,9 +145,7 @@ impl Clairvoyant {
         if self.release == Release::TickEnd {
             self.positions.open();
         }
-        for run in runs {
-            self.write(*run)?;
-        }
+        write(self)?;
         let after_pages = self.residual_pages();
         Ok(TickResidual { before_pages, after_pages, to_send_pages })
     }

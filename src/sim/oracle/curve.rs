@@ -6,8 +6,10 @@ use std::time::Duration;
 use super::{
     Capacity, Clairvoyant, CostCurve, CostPoint, Looped, OracleError, Release, TraceOracleError,
 };
+use crate::limits;
+use crate::sim::VirtualGuest;
 use crate::trace::{TickSource, TraceTick};
-use crate::units::{PageRun, Tick};
+use crate::units::{PageRun, Throttle, Tick};
 
 /// The clairvoyant's residual R* around one tick's writes.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -61,6 +63,37 @@ impl ClairvoyantSetting {
             horizon,
         }
     }
+
+    fn oracle(
+        &self,
+        pages: u64,
+        populated: Option<&[PageRun]>,
+    ) -> Result<Clairvoyant, OracleError> {
+        let bytes = self.page_wire_bytes;
+        if !(bytes.is_finite() && bytes > 0.0) {
+            return Err(OracleError::PageBytes { bytes });
+        }
+        Clairvoyant::new(pages, populated, self.zero_page_wire_bytes / bytes, self.release)
+    }
+
+    fn carried_pages(&self, until: Duration) -> f64 {
+        self.capacity.carried_bytes(until) / self.page_wire_bytes
+    }
+
+    /// What it costs to stop just before a tick's writes; `None` if the link never carries the
+    /// rest.
+    fn cost(&self, at: Duration, residual: TickResidual) -> Option<CostPoint> {
+        let residual_bytes = residual.before_pages * self.page_wire_bytes;
+        let takes = self.capacity.time_for(at, residual_bytes)?;
+        Some(CostPoint {
+            at,
+            residual_pages: residual.before_pages,
+            residual_bytes,
+            sent_bytes: residual.to_send_pages * self.page_wire_bytes - residual_bytes,
+            guest_loss_s: 0.0,
+            downtime: self.fixed_downtime.saturating_add(takes),
+        })
+    }
 }
 
 /// Follows a trace and tells `each` tick: how long after the beginning it ended, and R* around
@@ -74,14 +107,9 @@ pub fn clairvoyant_ticks<S: TickSource>(
     setting: &ClairvoyantSetting,
     mut each: impl FnMut(Duration, TickResidual),
 ) -> Result<(), TraceOracleError<S::Error>> {
-    let page_bytes = setting.page_wire_bytes;
-    if !(page_bytes.is_finite() && page_bytes > 0.0) {
-        return Err(OracleError::PageBytes { bytes: page_bytes }.into());
-    }
     let header = source.header();
     let populated = setting.populated.as_deref().or(header.populated.as_deref());
-    let zero_share = setting.zero_page_wire_bytes / page_bytes;
-    let mut oracle = Clairvoyant::new(header.pages, populated, zero_share, setting.release)?;
+    let mut oracle = setting.oracle(header.pages, populated)?;
     let all = oracle.to_send_pages();
     let start = TickResidual { before_pages: all, after_pages: all, to_send_pages: all };
     each(Duration::ZERO, start);
@@ -92,8 +120,7 @@ pub fn clairvoyant_ticks<S: TickSource>(
         if after > setting.horizon {
             return Ok(());
         }
-        let carried_pages = setting.capacity.carried_bytes(after) / page_bytes;
-        each(after, oracle.tick(carried_pages, &tick.runs)?);
+        each(after, oracle.tick(setting.carried_pages(after), &tick.runs)?);
     }
 }
 
@@ -109,17 +136,40 @@ pub fn clairvoyant_curve<S: TickSource>(
     setting: &ClairvoyantSetting,
 ) -> Result<CostCurve, TraceOracleError<S::Error>> {
     let mut points = Vec::new();
-    clairvoyant_ticks(source, setting, |at, residual| {
-        let residual_bytes = residual.before_pages * setting.page_wire_bytes;
-        let Some(takes) = setting.capacity.time_for(at, residual_bytes) else { return };
-        points.push(CostPoint {
-            at,
-            residual_pages: residual.before_pages,
-            residual_bytes,
-            sent_bytes: residual.to_send_pages * setting.page_wire_bytes - residual_bytes,
-            guest_loss_s: 0.0,
-            downtime: setting.fixed_downtime.saturating_add(takes),
-        });
-    })?;
+    clairvoyant_ticks(source, setting, |at, residual| points.extend(setting.cost(at, residual)))?;
     Ok(CostCurve::new(points))
+}
+
+/// The same for any guest of the simulator, which runs unthrottled from `starts_at` on and is
+/// looked at every `step`. Offset and populated pages are the guest's own. A guest whose writes
+/// come between two looks needs [`Release::TickStart`] for a bound that holds; it is then too low
+/// by at most what the link carries in a step.
+///
+/// # Errors
+/// [`OracleError`] if the setting cannot be, the guest names pages past its `pages`, or there are
+/// more steps than an oracle looks ahead.
+pub fn clairvoyant_guest(
+    guest: &mut dyn VirtualGuest,
+    pages: u64,
+    starts_at: Tick,
+    step: Duration,
+    setting: &ClairvoyantSetting,
+) -> Result<CostCurve, OracleError> {
+    let populated: Option<Vec<PageRun>> = guest.populated().map(|set| set.runs().collect());
+    let mut oracle = setting.oracle(pages, populated.as_deref())?;
+    let all = oracle.to_send_pages();
+    let start = TickResidual { before_pages: all, after_pages: all, to_send_pages: all };
+    let mut points = Vec::from_iter(setting.cost(Duration::ZERO, start));
+    let mut written = Vec::new();
+    for number in 1..=limits::ORACLE_TICKS_MAX {
+        let after = step.saturating_mul(number);
+        if after > setting.horizon {
+            return Ok(CostCurve::new(points));
+        }
+        written.clear();
+        guest.run(starts_at + after, true, Throttle::NONE, &mut |page| written.push(page));
+        let residual = oracle.tick_pages(setting.carried_pages(after), &written)?;
+        points.extend(setting.cost(after, residual));
+    }
+    Err(OracleError::Ticks)
 }

@@ -31,7 +31,9 @@ pub mod theory;
 pub use capacity::Capacity;
 pub use clairvoyant::{Clairvoyant, Release};
 pub use cost::{Axis, CostCurve, CostPoint, Infeasible, Weights};
-pub use curve::{ClairvoyantSetting, TickResidual, clairvoyant_curve, clairvoyant_ticks};
+pub use curve::{
+    ClairvoyantSetting, TickResidual, clairvoyant_curve, clairvoyant_guest, clairvoyant_ticks,
+};
 pub use looped::{Looped, TraceOracleError};
 pub use rates::{RateOracle, page_rates, rate_oracle};
 pub use score::Score;

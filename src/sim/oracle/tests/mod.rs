@@ -3,3 +3,5 @@
 
 mod clairvoyant;
 mod closed_forms;
+mod costs;
+mod strategies;
