@@ -27,7 +27,7 @@ use crate::limits;
 use crate::units::{PageIndex, PageRun};
 
 /// Pages are counted in fixed point, so that sums do not drift: 2^-20 page, up to 2^42 pages.
-const UNIT: i64 = 1 << 20;
+pub(super) const UNIT: i64 = 1 << 20;
 
 /// The page held nothing when the migration began, and has not been written.
 const EMPTY: u32 = 0;
@@ -295,19 +295,19 @@ fn slice_of(pages: &mut [u32], run: PageRun, tick: u64) -> Result<&mut [u32], Or
 
 /// Pages in fixed point; what is no number or below 0 counts as 0.
 #[expect(clippy::cast_possible_truncation, reason = "held below 2^61")]
-fn fixed(pages: f64) -> i64 {
+pub(super) fn fixed(pages: f64) -> i64 {
     #[expect(clippy::cast_precision_loss, reason = "a power of two")]
     let units = pages * UNIT as f64;
     units.clamp(0.0, 2f64.powi(61)) as i64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a count of pages below 2^42 and 20 bits")]
-fn pages_of(fixed: i64) -> f64 {
+pub(super) fn pages_of(fixed: i64) -> f64 {
     fixed as f64 / UNIT as f64
 }
 
 /// A count of pages, at most `PAGES_MAX`.
 #[expect(clippy::cast_possible_wrap, reason = "at most 2^32")]
-fn signed(pages: u64) -> i64 {
+pub(super) fn signed(pages: u64) -> i64 {
     pages as i64
 }

@@ -8,6 +8,7 @@
 //! | O1 [`Clairvoyant`] | every write to come | the least residual of any schedule of page sends |
 //! | O2 [`CostCurve`] | what stopping costs at each moment of a run | the best moment to stop |
 //! | O3 [`RateOracle`] | every page's write rate | the least residual at a random moment |
+//! | O4 [`DeltaOracle`] | as O1, and the deltas' sizes | O1 for a pause in which deltas are sent |
 //!
 //! [`clairvoyant_curve`] gives O1 for a trace and a link as the curve on which O2 works; a
 //! [`Score`] puts a run beside both. [`theory`] has the closed forms that they must agree with.
@@ -21,6 +22,7 @@ mod capacity;
 mod clairvoyant;
 mod cost;
 mod curve;
+mod delta;
 mod looped;
 mod rates;
 mod score;
@@ -34,6 +36,7 @@ pub use cost::{Axis, CostCurve, CostPoint, Infeasible, Weights};
 pub use curve::{
     ClairvoyantSetting, TickResidual, clairvoyant_curve, clairvoyant_guest, clairvoyant_ticks,
 };
+pub use delta::{DeltaOracle, DeltaShare};
 pub use looped::{Looped, TraceOracleError};
 pub use rates::{RateOracle, page_rates, rate_oracle};
 pub use score::Score;

@@ -4,4 +4,5 @@
 mod clairvoyant;
 mod closed_forms;
 mod costs;
+mod delta;
 mod strategies;
