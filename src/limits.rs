@@ -95,6 +95,8 @@ pub const TRACE_HEADER_BYTES_MAX: u32 = 4 << 20;
 pub const TRACE_TEXT_BYTES_MAX: u32 = 64 << 10;
 /// Longest intended tick of a trace.
 pub const TRACE_TICK_MAX: Duration = Duration::from_secs(3600);
+/// Most ticks that an oracle looks ahead, at 16 bytes each: 7 days in ticks of 10 ms.
+pub const ORACLE_TICKS_MAX: u32 = 60_480_000;
 
 const _: () = assert!(FRAME_PAGE_PAYLOAD_MAX >= FRAME_PAGE_BYTES_MAX);
 const _: () = assert!(FRAME_BODY_MAX >= 2 * FRAME_PAGE_PAYLOAD_MAX, "worst case: raw plus table");
