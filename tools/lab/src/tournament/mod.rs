@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Tournaments: every strategy on every trace, over every link, from many start offsets, beside
+//! what a clairvoyant could have done (heuristics.md, section 5).
+
+pub mod plan;
