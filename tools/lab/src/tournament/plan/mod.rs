@@ -181,7 +181,7 @@ pub struct Weights {
     /// `c_X`, ms per GiB.
     pub bytes_ms_per_gib: f64,
     /// `c_G`, ms per s.
-    pub guest_ms_per_s: f64,
+    pub guest_loss_ms_per_s: f64,
 }
 
 /// A plan, checked.

@@ -34,7 +34,7 @@ const TRACE: &[&str] = &["name", "family", "split", "file", "folder", "recording
 const STRATEGY: &[&str] = &["name", "stop", "tuning"];
 const LINK: &[&str] = &["name", "bandwidth_bytes_per_s", "rtt_ms", "changes"];
 const CHANGE: &[&str] = &["at_s", "bandwidth_bytes_per_s"];
-const WEIGHTS: &[&str] = &["name", "time_ms_per_s", "bytes_ms_per_gib", "guest_ms_per_s"];
+const WEIGHTS: &[&str] = &["name", "time_ms_per_s", "bytes_ms_per_gib", "guest_loss_ms_per_s"];
 
 /// A kilobyte per second to a terabyte per second.
 const BANDWIDTH: (f64, f64) = (1e3, 1e12);
@@ -231,7 +231,7 @@ fn weights(root: &Table<'_>) -> Result<Vec<Weights>, PlanError> {
             name: format!("t{time_ms_per_s}"),
             time_ms_per_s,
             bytes_ms_per_gib: 0.0,
-            guest_ms_per_s: 0.0,
+            guest_loss_ms_per_s: 0.0,
         };
         return Ok([3.0, 0.0, 1.0, 10.0].map(one).to_vec());
     }
@@ -244,7 +244,7 @@ fn weights(root: &Table<'_>) -> Result<Vec<Weights>, PlanError> {
             name: name.0.to_owned(),
             time_ms_per_s: weight("time_ms_per_s")?,
             bytes_ms_per_gib: weight("bytes_ms_per_gib")?,
-            guest_ms_per_s: weight("guest_ms_per_s")?,
+            guest_loss_ms_per_s: weight("guest_loss_ms_per_s")?,
         };
         Ok((weights, table.line()))
     };
