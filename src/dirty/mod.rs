@@ -74,6 +74,17 @@ pub trait DirtyTracker: Send {
         Ok(())
     }
 
+    /// Forgets what is recorded for the pages of a run, which are about to be read: a write that
+    /// is complete by now needs no other send. A tracker that cannot may do nothing, and reports
+    /// more than it must.
+    ///
+    /// # Errors
+    /// [`DirtyError`] if the system refuses.
+    fn clear(&mut self, run: PageRun) -> Result<(), DirtyError> {
+        let _ = run;
+        Ok(())
+    }
+
     /// ORs the pages of `window` that are dirty at this moment into `into` without clearing
     /// anything. Returns `false`, having done nothing, if the tracker cannot look without
     /// clearing. Only a hint: pages may be missing.

@@ -257,6 +257,10 @@ impl StopPolicy for Guarded {
         }
     }
 
+    fn preflight(&mut self, seen: &Observation) -> Verdict {
+        self.policy.preflight(seen)
+    }
+
     fn skips_redirtied(&self, round: u32) -> bool {
         self.policy.skips_redirtied(round)
     }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! When to stop the rounds and pause the guest. One file per heuristic.
+//! When to stop the rounds and pause the guest, and with [`order`], [`rate`] and [`throttle`] which
+//! page next, how fast, and how hard to throttle. One file per heuristic; a [`Strategy`] composes
+//! them.
 //!
 //! A policy is a pure state machine over [`Observation`]s: same inputs, same verdicts, so that a
 //! run replays bit for bit and any number of policies can be judged in the shadow of the one that
@@ -18,10 +20,14 @@ mod cloud_hypervisor;
 mod downtime_limit;
 mod fixed_rounds;
 mod guards;
+pub mod order;
 mod parameters;
 mod qemu;
+pub mod rate;
 mod registry;
 mod stop_at_once;
+mod strategy;
+pub mod throttle;
 mod xen;
 mod xen_legacy;
 
@@ -40,31 +46,11 @@ pub use fixed_rounds::FixedRounds;
 pub use guards::{GUARD_PARAMETERS, GuardAction, Guarded, Guards, NoProgress};
 pub use parameters::{ParameterInfo, ParameterKind, PolicyError};
 pub use qemu::Qemu;
-pub use registry::{PolicySpec, parse, policies};
+pub use registry::{Catalogue, Info, PolicyInfo, PolicySpec, Spec, parse, policies};
 pub use stop_at_once::StopAtOnce;
+pub use strategy::{Strategy, StrategySpec};
 pub use xen::Xen;
 pub use xen_legacy::XenLegacy;
-
-/// What there is to know about a policy before it is chosen.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct PolicyInfo {
-    /// The name by which it is chosen.
-    pub name: &'static str,
-    /// Its rule in one line.
-    pub rule: &'static str,
-    /// Where the rule comes from: system, file, function.
-    pub source: &'static str,
-    /// Its parameters.
-    pub parameters: &'static [ParameterInfo],
-    build: fn(&parameters::Values) -> Box<dyn StopPolicy>,
-}
-
-impl PartialEq for PolicyInfo {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
 
 /// At which point of a round a policy is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -90,8 +76,12 @@ pub struct Observation {
     pub now: Tick,
     /// Time since the first page could have been sent.
     pub elapsed: Duration,
-    /// Rounds that were sent completely. 0 before the first.
+    /// Rounds that were sent completely. 0 before the first. Where a page order sends
+    /// continuously, a round is over when as much was sent as was owed when it began.
     pub rounds_sent: u32,
+    /// Harvests of the running guest after the first pages were sent.
+    #[serde(default)]
+    pub harvests: u32,
     /// Pages of the guest, populated or not.
     pub total_pages: u64,
     /// Pages that were populated when the first round began.
@@ -100,6 +90,9 @@ pub struct Observation {
     pub page_bytes: u64,
     /// Pages still owed to the destination, as far as is known at this moment.
     pub residual_pages: u64,
+    /// Pages among them that were never sent: above 0, the first pass is not over.
+    #[serde(default)]
+    pub unsent_pages: u64,
     /// What the residual is expected to weigh on the wire, from the bytes per page seen so far.
     pub residual_wire_bytes: u64,
     /// Pages that the last harvest reported (inflow of the last round). `None` before round 1.
@@ -125,6 +118,9 @@ pub struct Observation {
     pub fixed_switchover_cost: Duration,
     /// The downtime that the user allows.
     pub downtime_limit: Duration,
+    /// Time after the first page by which the user wants to be done, if any.
+    #[serde(default)]
+    pub deadline: Option<Duration>,
     /// Throttle in force.
     pub throttle: Throttle,
     /// Requests that the guest is working on, if it says so.
@@ -228,6 +224,16 @@ pub trait StopPolicy: Send + std::fmt::Debug {
 
     /// Judges what it sees. Pure: no clock, no randomness, no I/O.
     fn judge(&mut self, seen: &Observation) -> Verdict;
+
+    /// Asked at each harvest of a pre-flight: the guest's writes are tracked, nothing is sent yet.
+    /// `harvested_pages`, `dirty_pages_per_s` and `elapsed` are those of the pre-flight, and
+    /// `residual_pages` is what the strategy's page order would owe by now over a link of
+    /// `round_bandwidth_bytes_per_s` (`None`, and 0 pages, if nobody knows the link). A stop
+    /// means: enough is known, begin to send. To give up ends the migration before it began.
+    fn preflight(&mut self, seen: &Observation) -> Verdict {
+        let _ = seen;
+        Verdict::go_on("nothing to learn")
+    }
 
     /// Whether a round leaves out pages that are dirty again already (legacy Xen's peek). Asked
     /// at the start of each live round.

@@ -246,12 +246,28 @@ pub(crate) fn shorten(text: &str) -> String {
 #[non_exhaustive]
 pub enum PolicyError {
     /// There is no policy of this name.
-    #[error("There is no policy {name:?}; there are: {known}")]
+    #[error("There is no {kind} {name:?}; there are: {known}")]
     UnknownPolicy {
+        /// What kind of thing.
+        kind: &'static str,
         /// The name, cut to 40 characters.
         name: String,
         /// All names.
         known: String,
+    },
+    /// After the stop policy of a strategy stands something that is no order, rate or throttle.
+    #[error("{name:?} is no page order, rate or throttle policy; there are: {known}")]
+    UnknownPart {
+        /// The name, cut to 40 characters.
+        name: String,
+        /// All names.
+        known: String,
+    },
+    /// A strategy has two parts of one kind.
+    #[error("The strategy has more than one {kind}; give one")]
+    PartTwice {
+        /// Of what kind.
+        kind: &'static str,
     },
     /// The policy has no such parameter.
     #[error("{owner} has no parameter {parameter:?}; {known}")]

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The policies by name, with their parameters, and how one is built from text.
 
-use super::parameters::{PolicyError, Values, shorten, split_pairs};
-use super::{
-    PolicyInfo, StopPolicy, cloud_hypervisor, fixed_rounds, qemu, stop_at_once, xen, xen_legacy,
-};
+use std::fmt;
+
+use super::parameters::{ParameterInfo, PolicyError, Values, shorten, split_pairs};
+use super::{StopPolicy, cloud_hypervisor, fixed_rounds, qemu, stop_at_once, xen, xen_legacy};
 
 const POLICIES: &[PolicyInfo] = &[
     fixed_rounds::INFO,
@@ -15,23 +15,90 @@ const POLICIES: &[PolicyInfo] = &[
     stop_at_once::INFO,
 ];
 
-/// Every policy that can be chosen by name.
+/// What there is to know about something that can be chosen by name, before it is chosen.
+#[non_exhaustive]
+pub struct Info<T: ?Sized + 'static> {
+    /// The name by which it is chosen.
+    pub name: &'static str,
+    /// Its rule in one line.
+    pub rule: &'static str,
+    /// Where the rule comes from: system, file, function.
+    pub source: &'static str,
+    /// Its parameters.
+    pub parameters: &'static [ParameterInfo],
+    pub(super) build: fn(&Values) -> Box<T>,
+}
+
+/// What there is to know about a stop policy.
+pub type PolicyInfo = Info<dyn StopPolicy>;
+
+impl<T: ?Sized> Clone for Info<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: ?Sized> Copy for Info<T> {}
+
+impl<T: ?Sized> PartialEq for Info<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Info<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, rule, source, parameters, build: _ } = self;
+        f.debug_struct("Info")
+            .field("name", name)
+            .field("rule", rule)
+            .field("source", source)
+            .field("parameters", parameters)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A kind of plug-in of which there are several by name.
+pub trait Catalogue: 'static {
+    /// What one is called.
+    const KIND: &'static str;
+
+    /// All there are.
+    fn all() -> &'static [Info<Self>];
+
+    /// Whether there is one of this name.
+    fn has(name: &str) -> bool {
+        Self::all().iter().any(|info| info.name == name)
+    }
+}
+
+impl Catalogue for dyn StopPolicy {
+    const KIND: &'static str = "policy";
+
+    fn all() -> &'static [PolicyInfo] {
+        POLICIES
+    }
+}
+
+/// Every stop policy that can be chosen by name.
 #[must_use]
 pub fn policies() -> &'static [PolicyInfo] {
     POLICIES
 }
 
-/// A policy and its parameters, checked: what a user chose, before it is set to work.
+/// A plug-in and its parameters, checked: what a user chose, before it is set to work.
 ///
 /// Its text form is canonical: the name, then the parameters that differ from their default in
-/// the order of the table, such as `qemu:downtime_ms=50`. [`PolicySpec::parse`] reads it back.
-#[derive(Clone, PartialEq, Debug)]
-pub struct PolicySpec {
-    info: &'static PolicyInfo,
+/// the order of the table, such as `qemu:downtime_ms=50`. [`Spec::parse`] reads it back.
+pub struct Spec<T: ?Sized + 'static> {
+    info: &'static Info<T>,
     values: Values,
 }
 
-impl PolicySpec {
+/// A stop policy and its parameters.
+pub type PolicySpec = Spec<dyn StopPolicy>;
+
+impl<T: ?Sized + Catalogue> Spec<T> {
     /// Reads `name` or `name:parameter=value,parameter=value`.
     ///
     /// # Errors
@@ -41,7 +108,7 @@ impl PolicySpec {
         Self::new(name.trim(), split_pairs(list)?)
     }
 
-    /// A policy by name with `(parameter, value)` pairs.
+    /// One by name with `(parameter, value)` pairs.
     ///
     /// # Errors
     /// [`PolicyError`] says what is wrong and what there is instead.
@@ -49,35 +116,54 @@ impl PolicySpec {
         name: &str,
         parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, PolicyError> {
-        let info = POLICIES.iter().find(|info| info.name == name).ok_or_else(|| {
-            let known: Vec<_> = POLICIES.iter().map(|info| info.name).collect();
-            PolicyError::UnknownPolicy { name: shorten(name), known: known.join(", ") }
+        let info = T::all().iter().find(|info| info.name == name).ok_or_else(|| {
+            let known: Vec<_> = T::all().iter().map(|info| info.name).collect();
+            let known = known.join(", ");
+            PolicyError::UnknownPolicy { kind: T::KIND, name: shorten(name), known }
         })?;
         Ok(Self { info, values: Values::read(info.name, info.parameters, parameters)? })
     }
 
-    /// The policy's entry in the list.
+    /// Its entry in the list.
     #[must_use]
-    pub fn info(&self) -> &'static PolicyInfo {
+    pub fn info(&self) -> &'static Info<T> {
         self.info
     }
 
-    /// A policy of this kind in its first state, without guards.
+    /// One of this kind in its first state; a stop policy without guards.
     #[must_use]
-    pub fn build(&self) -> Box<dyn StopPolicy> {
+    pub fn build(&self) -> Box<T> {
         (self.info.build)(&self.values)
     }
 }
 
-impl std::fmt::Display for PolicySpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<T: ?Sized> Clone for Spec<T> {
+    fn clone(&self) -> Self {
+        Self { info: self.info, values: self.values.clone() }
+    }
+}
+
+impl<T: ?Sized> PartialEq for Spec<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.info == other.info && self.values == other.values
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Spec<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spec").field("info", self.info).field("values", &self.values).finish()
+    }
+}
+
+impl<T: ?Sized> fmt::Display for Spec<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = self.values.list();
         let colon = if list.is_empty() { "" } else { ":" };
         write!(f, "{}{colon}{list}", self.info.name)
     }
 }
 
-impl std::str::FromStr for PolicySpec {
+impl<T: ?Sized + Catalogue> std::str::FromStr for Spec<T> {
     type Err = PolicyError;
 
     fn from_str(text: &str) -> Result<Self, PolicyError> {

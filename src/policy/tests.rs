@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use proptest::prelude::*;
+use proptest::prelude::{Strategy, *};
 
 use super::*;
 

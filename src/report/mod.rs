@@ -139,6 +139,9 @@ pub struct Downtime {
 pub struct Totals {
     /// From the start of the session to its end.
     pub duration: Duration,
+    /// How much of that was spent watching the guest before anything was sent.
+    #[serde(default)]
+    pub preflight: Duration,
     /// Rounds sent, the paused one included.
     pub rounds: u32,
     /// Pages sent, zero pages included.

@@ -37,6 +37,16 @@ pub struct SourceConfig {
     pub peek_window_pages: u64,
     /// Downtime that the user allows; only policies look at it.
     pub downtime_limit: Duration,
+    /// Time after the first page by which the user wants to be done, if any; only policies look
+    /// at it.
+    pub deadline: Option<Duration>,
+    /// How long to watch the guest's writes before the first page is sent; zero: not at all.
+    pub preflight: Duration,
+    /// Time between two harvests of a pre-flight.
+    pub preflight_interval: Duration,
+    /// Bytes per second that the link is expected to carry, for the pre-flight; `None` if nobody
+    /// knows.
+    pub expected_bandwidth_bytes_per_s: Option<u64>,
     /// Declared part of a switchover's fixed cost: pause, state, resume. Harvest time and round
     /// trips are measured and added.
     pub declared_fixed_cost: Duration,
@@ -76,6 +86,10 @@ impl SourceConfig {
             channel_queue: limits::CHANNEL_QUEUE_BATCHES,
             peek_window_pages: limits::PEEK_WINDOW_PAGES,
             downtime_limit: Duration::from_millis(300),
+            deadline: None,
+            preflight: Duration::ZERO,
+            preflight_interval: Duration::from_millis(50),
+            expected_bandwidth_bytes_per_s: None,
             declared_fixed_cost: Duration::from_millis(1),
             cadence: Duration::from_millis(10),
             ping_interval: Duration::from_secs(1),

@@ -19,11 +19,14 @@ pub(crate) struct Ledger {
     skipped: DenseBitmap,
     skipped_pages: u64,
     harvested: DenseBitmap,
+    /// Pages owed from the start that were never handed to a channel.
+    unsent: DenseBitmap,
+    unsent_pages: u64,
 }
 
 impl Ledger {
     pub(crate) fn new(pages: u64) -> Self {
-        // Four fresh ones, not copies: fresh ones are not touched.
+        // Five fresh ones, not copies: fresh ones are not touched.
         let empty = || DenseBitmap::new(pages);
         Self {
             owed: empty(),
@@ -33,6 +36,8 @@ impl Ledger {
             skipped: empty(),
             skipped_pages: 0,
             harvested: empty(),
+            unsent: empty(),
+            unsent_pages: 0,
         }
     }
 
@@ -50,16 +55,32 @@ impl Ledger {
         &self.harvested
     }
 
+    /// Pages of the first round that no channel was given yet.
+    pub(crate) fn unsent_pages(&self) -> u64 {
+        self.unsent_pages
+    }
+
     /// Owes the populated pages of the first round. They are no harvest: nothing to give back.
     pub(crate) fn owe_populated(&mut self, set: &DenseBitmap) -> Result<(), LengthMismatch> {
-        self.owed_pages += self.owed.or_counting(set)?;
-        Ok(())
+        self.unsent_pages += self.unsent.or_counting(set)?;
+        self.owe(set)
     }
 
     /// Owes what a harvest reported.
     pub(crate) fn owe_harvested(&mut self, set: &DenseBitmap) -> Result<(), LengthMismatch> {
-        self.harvested.or_with(set)?;
-        self.owe_populated(set)
+        self.note_harvested(set)?;
+        self.owe(set)
+    }
+
+    /// A harvest before the first round: nothing is owed for it yet, but a failed attempt must
+    /// give it back.
+    pub(crate) fn note_harvested(&mut self, set: &DenseBitmap) -> Result<(), LengthMismatch> {
+        self.harvested.or_with(set)
+    }
+
+    fn owe(&mut self, set: &DenseBitmap) -> Result<(), LengthMismatch> {
+        self.owed_pages += self.owed.or_counting(set)?;
+        Ok(())
     }
 
     /// Runs that are about to be re-armed: a failed attempt must give them back, harvested or not.
@@ -99,15 +120,49 @@ impl Ledger {
                 return window.end();
             };
             let (run, _) = run.split_at(window.end() - run.start());
-            self.owed.clear_run(run);
-            self.in_flight.set_run(run);
-            self.owed_pages -= run.pages();
-            self.in_flight_pages += run.pages();
+            self.hand_over(run);
             room -= run.pages();
             at = run.end();
             into.push(run);
         }
         at
+    }
+
+    /// A run of owed pages goes in flight.
+    fn hand_over(&mut self, run: PageRun) {
+        self.owed.clear_run(run);
+        self.in_flight.set_run(run);
+        self.owed_pages -= run.pages();
+        self.in_flight_pages += run.pages();
+        if self.unsent_pages > 0 {
+            self.unsent_pages -= self.unsent.count_run(run);
+            self.unsent.clear_run(run);
+        }
+    }
+
+    /// Moves those pages of `picked`, in any order, that are owed to in flight, and appends their
+    /// runs to `into`, ascending, disjoint, at most `runs_max` of them.
+    pub(crate) fn take_picked(
+        &mut self,
+        picked: &mut [PageRun],
+        runs_max: usize,
+        into: &mut Vec<PageRun>,
+    ) {
+        picked.sort_unstable();
+        let all = self.owed.len();
+        for run in picked.iter().filter(|run| run.start().get() < all) {
+            let (mut at, end) = (run.start(), run.end().get().min(all));
+            while into.len() < runs_max
+                && let Some(owed) = next_run_in(&self.owed, at, PageIndex::new(end))
+            {
+                self.hand_over(owed);
+                at = owed.end();
+                match into.last_mut().filter(|last| last.end() == owed.start()) {
+                    Some(last) => *last = PageRun::from_range(last.start().get()..at.get()),
+                    None => into.push(owed),
+                }
+            }
+        }
     }
 
     /// Sets aside the owed pages of `window` that are also in `dirty`, until the round ends. Looks
@@ -194,6 +249,7 @@ mod tests {
     enum Step {
         Harvest(Vec<u64>),
         Take(u64, usize),
+        Pick(Vec<(u64, u64)>, usize),
         Skip(u64, u64, Vec<u64>),
         Settle,
         TakeBack,
@@ -204,6 +260,8 @@ mod tests {
         prop_oneof![
             pages().prop_map(Step::Harvest),
             (1u64..50, 1usize..8).prop_map(|(p, r)| Step::Take(p, r)),
+            (prop::collection::vec((0u64..190, 0u64..10), 0..8), 1usize..8)
+                .prop_map(|(runs, most)| Step::Pick(runs, most)),
             (0u64..200, 0u64..200, pages()).prop_map(|(a, b, p)| Step::Skip(a, a.max(b), p)),
             Just(Step::Settle),
             Just(Step::TakeBack),
@@ -236,6 +294,22 @@ mod tests {
                             prop_assert!(owed.remove(&page));
                             flying.insert(page);
                         }
+                    }
+                    Step::Pick(runs, most) => {
+                        let run = |&(start, pages)| PageRun::new(PageIndex::new(start), pages);
+                        let mut picked: Vec<PageRun> = runs.iter().map(run).collect();
+                        let mut into = Vec::new();
+                        ledger.take_picked(&mut picked, most, &mut into);
+                        prop_assert!(into.len() <= most);
+                        prop_assert!(into.is_sorted_by(|a, b| a.end() < b.start()));
+                        let room = into.len() < most;
+                        for page in into.iter().flat_map(|r| r.iter().map(PageIndex::get)) {
+                            prop_assert!(picked.iter().any(|r| r.iter().any(|p| p.get() == page)));
+                            prop_assert!(owed.remove(&page));
+                            flying.insert(page);
+                        }
+                        let left = picked.iter().flat_map(|r| r.iter()).map(PageIndex::get);
+                        prop_assert!(!room || left.into_iter().all(|page| !owed.contains(&page)));
                     }
                     Step::Skip(from, to, pages) => {
                         let window = PageRun::from_range(from..to);

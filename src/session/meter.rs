@@ -26,6 +26,10 @@ pub(crate) struct Meter {
     rtt: Option<Duration>,
     declared_fixed_cost: Duration,
     totals: Totals,
+    /// The page order sends in slices: what counts as a round to policies is a pass.
+    slices: bool,
+    /// Pages owed when the pass began, and pages sent in it.
+    pass: (u64, u64),
 }
 
 impl Meter {
@@ -40,6 +44,16 @@ impl Meter {
         Self { template, declared_fixed_cost, ..Self::default() }
     }
 
+    pub(crate) fn with_deadline(mut self, deadline: Option<Duration>) -> Self {
+        self.template.deadline = deadline;
+        self
+    }
+
+    pub(crate) fn in_slices(mut self, slices: bool) -> Self {
+        self.slices = slices;
+        self
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         self.totals
     }
@@ -52,6 +66,7 @@ impl Meter {
     pub(crate) fn populated(&mut self, now: Tick, pages: u64) {
         self.started = Some(now);
         self.template.populated_pages = pages;
+        self.pass = (pages, 0);
         self.harvest_at = now;
         self.open_round(0, now);
         self.round.harvested_pages = pages;
@@ -62,19 +77,26 @@ impl Meter {
         self.first_batch = None;
     }
 
-    /// A harvest that began at `began` reported `pages` pages.
-    pub(crate) fn harvested(&mut self, began: Tick, now: Tick, pages: u64, paused: bool) {
+    /// A harvest that began at `began` reported `pages` pages. Returns the time since the one
+    /// before.
+    pub(crate) fn harvested(
+        &mut self,
+        began: Tick,
+        now: Tick,
+        pages: u64,
+        paused: bool,
+    ) -> Duration {
         if paused {
             // On top of what a live harvest of the same round reported, and too soon after it to
             // tell a rate.
             self.round.paused = true;
             self.round.harvested_pages += pages;
             self.round.harvest_duration = now.since(began);
-            return;
+            return began.since(self.harvest_at);
         }
-        let interval = began.since(self.harvest_at).as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        let rate = (interval > 0.0).then(|| pages as f64 / interval);
+        let interval = began.since(self.harvest_at);
+        let rate = rate_of(pages, interval);
+        self.template.harvests += 1;
         self.harvest_at = began;
         self.harvest_took = now.since(began);
         self.template.harvested_pages = Some(pages);
@@ -83,6 +105,33 @@ impl Meter {
         self.round.harvested_pages = pages;
         self.round.harvest_duration = self.harvest_took;
         self.round.dirty_pages_per_s = rate;
+        interval
+    }
+
+    /// What a policy sees at a harvest of a pre-flight that has taken `elapsed`.
+    pub(crate) fn preflight(
+        &mut self,
+        now: Tick,
+        elapsed: Duration,
+        interval: Duration,
+        pages: u64,
+        residual_pages: Option<u64>,
+        bandwidth_bytes_per_s: Option<u64>,
+    ) -> Observation {
+        #[expect(clippy::cast_precision_loss, reason = "an expected rate")]
+        let bandwidth = bandwidth_bytes_per_s.map(|bandwidth| bandwidth as f64);
+        let owed = residual_pages.unwrap_or(0);
+        Observation {
+            elapsed,
+            harvested_pages: Some(pages),
+            dirty_pages_per_s: rate_of(pages, interval),
+            round_bandwidth_bytes_per_s: bandwidth.filter(|_| residual_pages.is_some()),
+            ..self.observe(now, Moment::Harvested, owed, 0, Throttle::NONE, None)
+        }
+    }
+
+    pub(crate) fn preflight_over(&mut self, took: Duration) {
+        self.totals.preflight = took;
     }
 
     pub(crate) fn batch_queued(&mut self, now: Tick) {
@@ -106,8 +155,8 @@ impl Meter {
         self.totals.state_bytes = bytes;
     }
 
-    /// The round arrived completely.
-    pub(crate) fn round_acknowledged(&mut self, now: Tick) {
+    /// The round arrived completely; `owed_pages` are left.
+    pub(crate) fn round_acknowledged(&mut self, now: Tick, owed_pages: u64) {
         let round = &mut self.round;
         round.duration = self.first_batch.map_or(Duration::ZERO, |first| now.since(first));
         self.totals.rounds += 1;
@@ -125,7 +174,11 @@ impl Meter {
         if round.round > 0 && round.sent_pages >= 64 {
             self.wire_bytes_per_page = Some(round.wire_bytes.div_ceil(round.sent_pages));
         }
-        seen.rounds_sent += u32::from(!round.paused);
+        self.pass.1 += round.sent_pages;
+        if !round.paused && (!self.slices || self.pass.1 >= self.pass.0) {
+            seen.rounds_sent += 1;
+            self.pass = (owed_pages, 0);
+        }
         seen.round_sent_pages = round.sent_pages;
         seen.round_skipped_pages = round.skipped_pages;
         seen.round_duration = round.duration;
@@ -159,6 +212,7 @@ impl Meter {
         now: Tick,
         moment: Moment,
         residual_pages: u64,
+        unsent_pages: u64,
         throttle: Throttle,
         requests_in_flight: Option<u32>,
     ) -> Observation {
@@ -169,6 +223,7 @@ impl Meter {
             now,
             elapsed: self.started.map_or(Duration::ZERO, |t| now.since(t)),
             residual_pages,
+            unsent_pages,
             residual_wire_bytes: residual_pages * per_page,
             sent_pages: self.totals.sent_pages,
             sent_wire_bytes: self.totals.wire_bytes,
@@ -178,6 +233,12 @@ impl Meter {
             ..self.template.clone()
         }
     }
+}
+
+/// Distinct pages per second.
+fn rate_of(pages: u64, interval: Duration) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    (!interval.is_zero()).then(|| pages as f64 / interval.as_secs_f64())
 }
 
 /// Delivered bandwidth of a round in bytes per second. The acknowledgement's trip is taken off;
@@ -209,14 +270,14 @@ mod tests {
         meter.populated(ms(0), 1000);
         meter.batch_queued(ms(0));
         meter.batch_sent(RoundCounts { frames: 1, pages: 1000, wire_bytes: 1_000_000 }, 10);
-        meter.round_acknowledged(ms(102));
-        let seen = meter.observe(ms(102), Moment::Sent, 0, Throttle::NONE, None);
+        meter.round_acknowledged(ms(102), 0);
+        let seen = meter.observe(ms(102), Moment::Sent, 0, 0, Throttle::NONE, None);
         assert_eq!(seen.round_bandwidth_bytes_per_s, Some(10_000_000.0));
         assert_eq!(seen.rounds_sent, 1);
         assert_eq!(seen.fixed_switchover_cost, Duration::from_millis(3));
         meter.open_round(1, ms(102));
         meter.harvested(ms(200), ms(201), 100, false);
-        let seen = meter.observe(ms(201), Moment::Harvested, 100, Throttle::NONE, None);
+        let seen = meter.observe(ms(201), Moment::Harvested, 100, 0, Throttle::NONE, None);
         assert_eq!(seen.dirty_pages_per_s, Some(500.0));
         assert_eq!(seen.residual_wire_bytes, 100 * (4096 + 24));
     }

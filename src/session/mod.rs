@@ -32,6 +32,7 @@ pub mod destination;
 mod gate;
 mod ledger;
 mod meter;
+mod shadow;
 pub mod source;
 
 pub use config::{DestinationConfig, SourceConfig};

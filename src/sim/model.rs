@@ -108,6 +108,10 @@ impl ModelTracker {
         }
     }
 
+    pub(super) fn clear(&mut self, run: PageRun) {
+        self.record.clear_run(run);
+    }
+
     pub(super) fn restore(&mut self, set: &DenseBitmap) {
         let _ = self.record.or_with(set);
     }

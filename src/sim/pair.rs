@@ -119,7 +119,7 @@ impl<'g> Pair<'g> {
         let page_bytes = plan.source.regions.page_size();
         debug_assert!(page_bytes == PageSize::BASE, "the model's frames hold 4 KiB pages");
         let two_phase = plan.source.tracker_rearms;
-        let mut source = SourceHost::new(now, plan.source, plan.policy, memory, two_phase);
+        let mut source = SourceHost::new(now, plan.source, plan.strategy, memory, two_phase);
         source.keep_events = true;
         source.faults = plan.source_faults;
         source.tracker.short = plan.short_harvest;
@@ -327,10 +327,11 @@ impl<'g> Pair<'g> {
     }
 
     fn transmit(&mut self, ready: Tick, channel: ChannelId, item: WireItem) -> Tick {
+        let left = self.link.beside(self.runner.guest.service_bytes_per_s());
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let rate = self.source.rate.map_or(left, |rate| left.min(rate.max(1) as f64));
         #[expect(clippy::cast_precision_loss, reason = "a time")]
-        let takes = Duration::from_secs_f64(
-            item.bytes() as f64 / self.link.beside(self.runner.guest.service_bytes_per_s()),
-        );
+        let takes = Duration::from_secs_f64(item.bytes() as f64 / rate);
         let gone = ready.max(self.link_free) + takes;
         self.link_free = gone;
         if !self.cut[channel.as_usize()] {

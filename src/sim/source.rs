@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::checker::Checker;
 use super::model::{ModelGuest, ModelTracker};
 use crate::limits;
-use crate::policy::StopPolicy;
+use crate::policy::Strategy;
 use crate::report::Outcome;
 use crate::session::{Batch, SessionEvent, SourceAction, SourceConfig, SourceInput, SourceSession};
 use crate::units::{ChannelId, PageIndex, Throttle, Tick};
@@ -93,6 +93,8 @@ pub(super) struct SourceHost {
     /// What the guest said last about its requests.
     pub(super) requests_in_flight: Option<u32>,
     pub(super) throttle: Throttle,
+    /// The session's cap on the rate, in bytes per second.
+    pub(super) rate: Option<u64>,
     pub(super) events: Vec<SessionEvent>,
     pub(super) keep_events: bool,
 }
@@ -101,14 +103,14 @@ impl SourceHost {
     pub(super) fn new(
         now: Tick,
         config: SourceConfig,
-        policy: Box<dyn StopPolicy>,
+        strategy: impl Into<Strategy>,
         guest: ModelGuest,
         two_phase: bool,
     ) -> Self {
         let pages = config.regions.pages();
         let channels = usize::from(config.channels);
         Self {
-            session: SourceSession::new(now, config, policy),
+            session: SourceSession::new(now, config, strategy),
             guest,
             tracker: ModelTracker::new(pages, two_phase),
             jobs: vec![VecDeque::new(); channels],
@@ -123,6 +125,7 @@ impl SourceHost {
             pause_began: None,
             requests_in_flight: None,
             throttle: Throttle::NONE,
+            rate: None,
             events: Vec::new(),
             keep_events: false,
         }
@@ -244,6 +247,7 @@ impl SourceHost {
             }
             SourceAction::SendBatch(batch) => self.queue_batch(batch, check),
             SourceAction::SetThrottle(throttle) => self.throttle = throttle,
+            SourceAction::SetRate(rate) => self.rate = rate,
             SourceAction::Pause if self.faults.pause => self.failed(now, "pause"),
             SourceAction::Pause => {
                 self.pause_began = Some(began);
@@ -306,7 +310,9 @@ impl SourceHost {
             read = pages.map(|p| (p, self.guest.versions[p.as_usize()])).collect();
             self.unarmed.push(batch.clone());
         } else {
-            batch.runs.iter().for_each(|run| self.tracker.rearm(*run));
+            let tracker = &mut self.tracker;
+            let clear = |run| if batch.clear { tracker.clear(run) } else { tracker.rearm(run) };
+            batch.runs.iter().copied().for_each(clear);
         }
         self.jobs[batch.channel.as_usize()].push_back(Job::Read { batch, read });
     }

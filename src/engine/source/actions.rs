@@ -32,6 +32,11 @@ impl Run<'_, '_, '_, '_> {
                 }
                 Ok(())
             }
+            SourceAction::SetRate(rate) => {
+                self.rate = rate;
+                self.set_rates(self.options.options.bandwidth_cap_bytes_per_s);
+                Ok(())
+            }
             SourceAction::Pause => self.pause(),
             SourceAction::ExportState => self.export(),
             SourceAction::ComputeDigest => self.digest(),
@@ -125,11 +130,15 @@ impl Run<'_, '_, '_, '_> {
     }
 
     fn batch(&mut self, batch: Batch) -> Result<(), String> {
-        if self.parts.tracker.needs_rearm() {
-            for run in &batch.runs {
-                // Before the sending thread can read them (R1).
-                self.parts.tracker.rearm(*run).map_err(|error| Chain(&error).to_string())?;
-            }
+        let tracker = &mut self.parts.tracker;
+        for run in &batch.runs {
+            // Before the sending thread can read them (R1).
+            let done = match (tracker.needs_rearm(), batch.clear) {
+                (true, _) => tracker.rearm(*run),
+                (false, true) => tracker.clear(*run),
+                (false, false) => break,
+            };
+            done.map_err(|error| Chain(&error).to_string())?;
         }
         self.push(batch.channel, Job::Batch(batch));
         Ok(())

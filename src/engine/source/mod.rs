@@ -23,7 +23,7 @@ use crate::encode::EncoderKind;
 use crate::guest::GuestControl;
 use crate::limits;
 use crate::memory::PageReader;
-use crate::policy::StopPolicy;
+use crate::policy::Strategy;
 use crate::region::RegionTable;
 use crate::report::Report;
 use crate::session::SourceConfig;
@@ -41,9 +41,10 @@ pub(super) use run::spawn;
 pub struct SourceOptions {
     /// Names the attempt. A random one, unless the caller keeps track by its own.
     pub migration_id: MigrationId,
-    /// When to stop and copy.
-    pub policy: Box<dyn StopPolicy>,
-    /// The policy and its parameters in words, for the report; its name if empty.
+    /// When to stop and copy, which page next, how fast, how hard to throttle.
+    pub strategy: Strategy,
+    /// The strategy and its parameters in words, for the report; the stop policy's
+    /// name if empty.
     pub policy_text: String,
     /// Connections to ask for, 1 to 64.
     pub channels: u8,
@@ -60,6 +61,14 @@ pub struct SourceOptions {
     pub guest: String,
     /// Downtime that the user allows; policies look at it.
     pub downtime_limit: Duration,
+    /// Time after the first page by which the user wants to be done; policies look at it.
+    pub deadline: Option<Duration>,
+    /// How long to watch the guest's writes before the first page is sent, so that the strategy
+    /// learns from them; zero: not at all.
+    pub preflight: Duration,
+    /// Bytes per second that the link is expected to carry, for the pre-flight; the cap if there
+    /// is one.
+    pub expected_bandwidth_bytes_per_s: Option<u64>,
     /// Longest time for one connection to be made.
     pub connect_timeout: Duration,
     /// Longest time until the destination is ready for pages.
@@ -77,10 +86,10 @@ pub struct SourceOptions {
 impl SourceOptions {
     /// Defaults: a random id, one channel, raw pages, no cap.
     #[must_use]
-    pub fn new(policy: Box<dyn StopPolicy>) -> Self {
+    pub fn new(strategy: impl Into<Strategy>) -> Self {
         Self {
             migration_id: random_id(),
-            policy,
+            strategy: strategy.into(),
             policy_text: String::new(),
             channels: 1,
             encoder: EncoderKind::Raw,
@@ -89,6 +98,9 @@ impl SourceOptions {
             verify: false,
             guest: String::new(),
             downtime_limit: Duration::from_millis(300),
+            deadline: None,
+            preflight: Duration::ZERO,
+            expected_bandwidth_bytes_per_s: None,
             connect_timeout: Duration::from_secs(5),
             negotiate_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(10),
@@ -106,6 +118,10 @@ impl SourceOptions {
         config.verify = self.verify;
         config.guest.clone_from(&self.guest);
         config.downtime_limit = self.downtime_limit;
+        config.deadline = self.deadline;
+        config.preflight = self.preflight;
+        config.expected_bandwidth_bytes_per_s =
+            self.expected_bandwidth_bytes_per_s.or(self.bandwidth_cap_bytes_per_s);
         config.negotiate_timeout = self.negotiate_timeout;
         config.stall_timeout = self.stall_timeout;
         config.ready_timeout = self.ready_timeout;

@@ -18,7 +18,7 @@ use crate::engine::clock::Clock;
 use crate::engine::event::{EngineEvent, PROGRESS_INTERVAL, Progress};
 use crate::engine::{CancelToken, EventSink, MigrateError};
 use crate::limits;
-use crate::policy::StopPolicy;
+use crate::policy::{StopAtOnce, Strategy};
 use crate::report::{Outcome, Report};
 use crate::session::{SourceInput, SourcePhase, SourceSession};
 use crate::transport::{Connection, Connector};
@@ -73,6 +73,8 @@ pub(super) struct Run<'scope, 'env, 'p, 'a> {
     inbox: Receiver<ToSource>,
     pub(super) links: Links,
     pub(super) scratch: DenseBitmap,
+    /// Cap that the strategy asked for, in bytes per second.
+    pub(super) rate: Option<u64>,
     /// For peeks; made when the first one is asked for.
     pub(super) peeked: Option<DenseBitmap>,
     pub(super) resumed: Option<Tick>,
@@ -111,9 +113,9 @@ pub(super) fn attempt(
         // A full inbox is being read, and the token is looked at each time.
         let _ = waker.try_send(ToSource::Wake);
     });
-    let policy = std::mem::replace(&mut options.policy, Box::new(Spent));
+    let strategy = std::mem::replace(&mut options.strategy, Strategy::new(Box::new(StopAtOnce)));
     let policy_text = match std::mem::take(&mut options.policy_text) {
-        text if text.is_empty() => policy.name().to_owned(),
+        text if text.is_empty() => strategy.stop.name().to_owned(),
         text => text,
     };
     let pages = parts.regions.pages();
@@ -125,12 +127,13 @@ pub(super) fn attempt(
             clock,
             options: Settings { options, policy_text, encoder_used: "raw" },
             parts,
-            session: SourceSession::new(clock.now(), config, policy),
+            session: SourceSession::new(clock.now(), config, strategy),
             record: Record::default(),
             sender,
             inbox,
             links: Links { lanes: Vec::new(), dial: Some(dial), quit: Arc::clone(&quit) },
             scratch: DenseBitmap::new(pages),
+            rate: None,
             peeked: None,
             resumed: None,
             finished: None,
@@ -151,24 +154,6 @@ pub(super) fn attempt(
         run.drive();
         Ok(run.finish())
     })
-}
-
-/// Stands where the policy was taken from.
-#[derive(Debug)]
-struct Spent;
-
-impl StopPolicy for Spent {
-    fn name(&self) -> &'static str {
-        "spent"
-    }
-
-    fn judge(&mut self, _seen: &crate::policy::Observation) -> crate::policy::Verdict {
-        crate::policy::Verdict::give_up("this policy was taken")
-    }
-
-    fn fork(&self) -> Box<dyn StopPolicy> {
-        Box::new(Self)
-    }
 }
 
 pub(in crate::engine) fn spawn<'scope>(
@@ -209,8 +194,9 @@ impl Run<'_, '_, '_, '_> {
         })
     }
 
-    /// Shares the cap out over the channels, or lifts it.
+    /// Shares the cap out over the channels, or lifts it; the strategy's own holds, too.
     pub(super) fn set_rates(&self, cap: Option<u64>) {
+        let cap = cap.into_iter().chain(self.rate).min();
         let share = cap.map(|cap| cap / self.links.lanes.len().max(1) as u64);
         for lane in &self.links.lanes {
             if let Err(error) = lane.connection.set_send_rate(share) {

@@ -13,6 +13,7 @@
 
 mod ending;
 mod negotiate;
+mod preflight;
 mod rounds;
 mod seam;
 mod switchover;
@@ -24,12 +25,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::bitmap::DenseBitmap;
-use crate::policy::StopPolicy;
+use crate::policy::Strategy;
 use crate::report::{Outcome, RoundReport, Totals};
 use crate::session::SourceConfig;
 use crate::session::ledger::Ledger;
 use crate::session::meter::Meter;
-use crate::units::{ChannelId, PageIndex, Throttle, Tick};
+use crate::session::shadow::ShadowSender;
+use crate::units::{ChannelId, PageIndex, PageRun, Throttle, Tick};
 use crate::wire::{AbortCode, Capabilities, Digest, Message, RoundCounts};
 
 pub use seam::{Batch, SessionEvent, SourceAction, SourceInput, SourcePhase};
@@ -39,6 +41,15 @@ struct Lane {
     queued: usize,
     counts: RoundCounts,
     ended: bool,
+}
+
+/// Where a pre-flight stands.
+#[derive(Clone, Copy, Hash, Debug, Default)]
+struct Preflight {
+    began: Tick,
+    harvested_at: Tick,
+    /// When the next harvest is due.
+    next_at: Option<Tick>,
 }
 
 /// Why and how an attempt is given up.
@@ -51,7 +62,7 @@ struct Failure {
 #[derive(Debug)]
 pub struct SourceSession {
     config: SourceConfig,
-    policy: Box<dyn StopPolicy>,
+    strategy: Strategy,
     phase: SourcePhase,
     actions: VecDeque<SourceAction>,
     events: VecDeque<SessionEvent>,
@@ -62,6 +73,8 @@ pub struct SourceSession {
     channels_open: bool,
     channels_ready: bool,
     armed: bool,
+    preflight: Preflight,
+    shadow: Option<ShadowSender>,
     // rounds
     round: u32,
     lanes: Vec<Lane>,
@@ -69,11 +82,23 @@ pub struct SourceSession {
     skipping: bool,
     peek_pending: bool,
     peeked_to: PageIndex,
+    /// Runs that the page order picked, kept for their memory.
+    picked: Vec<PageRun>,
+    /// The page order hands out nothing more in this round.
+    dry: bool,
+    /// When a continuous order's round is cut.
+    slice_at: Option<Tick>,
+    /// The next live harvest comes no sooner.
+    least_until: Tick,
+    /// When a harvest that had to wait for that is due.
+    harvest_at: Option<Tick>,
     /// No further batches in this round.
     cut: bool,
     /// Stop as soon as the round is acknowledged.
     stop_at_ack: bool,
     throttle: Throttle,
+    /// The rate policy's cap in force.
+    rate: Option<u64>,
     requests_in_flight: Option<u32>,
     // switchover
     paused: bool,
@@ -100,16 +125,19 @@ pub struct SourceSession {
 impl SourceSession {
     /// Begins an attempt: the first action sends Hello on channel 0, which the driver has opened.
     #[must_use]
-    pub fn new(now: Tick, config: SourceConfig, policy: Box<dyn StopPolicy>) -> Self {
+    pub fn new(now: Tick, config: SourceConfig, strategy: impl Into<Strategy>) -> Self {
+        let strategy = strategy.into();
         let pages = config.regions.pages();
         let meter = Meter::new(
             pages,
             u64::from(config.regions.page_size().bytes_u32()),
             config.downtime_limit,
             config.declared_fixed_cost,
-        );
+        )
+        .with_deadline(config.deadline)
+        .in_slices(strategy.order.slice().is_some());
         let mut session = Self {
-            policy,
+            strategy,
             phase: SourcePhase::Negotiating,
             actions: VecDeque::new(),
             events: VecDeque::new(),
@@ -119,15 +147,23 @@ impl SourceSession {
             channels_open: false,
             channels_ready: false,
             armed: false,
+            preflight: Preflight::default(),
+            shadow: None,
             round: 0,
             lanes: Vec::new(),
             cursor: PageIndex::new(0),
             skipping: false,
             peek_pending: false,
             peeked_to: PageIndex::new(0),
+            picked: Vec::new(),
+            dry: false,
+            slice_at: None,
+            least_until: now,
+            harvest_at: None,
             cut: false,
             stop_at_ack: false,
             throttle: Throttle::NONE,
+            rate: None,
             requests_in_flight: None,
             paused: false,
             was_running: true,
@@ -171,7 +207,16 @@ impl SourceSession {
         if self.phase == SourcePhase::Ended {
             return None;
         }
-        [self.deadline(), self.cadence_at, self.ping_at, self.ask_at].into_iter().flatten().min()
+        let times = [
+            self.deadline(),
+            self.cadence_at,
+            self.ping_at,
+            self.ask_at,
+            self.slice_at,
+            self.harvest_at,
+            self.preflight.next_at,
+        ];
+        times.into_iter().flatten().min()
     }
 
     /// Time has come to one of the points of [`poll_timeout`](Self::poll_timeout).
@@ -189,6 +234,15 @@ impl SourceSession {
         if self.cadence_at.is_some_and(|t| t <= now) {
             self.cadence_at = Some(now + self.config.cadence);
             self.judge_cadence(now);
+        }
+        if self.slice_at.is_some_and(|t| t <= now) {
+            self.slice_over(now);
+        }
+        if self.harvest_at.is_some_and(|t| t <= now) {
+            self.live_harvest();
+        }
+        if self.preflight.next_at.is_some_and(|t| t <= now) {
+            self.preflight_harvest();
         }
         if self.ping_at.is_some_and(|t| t <= now) {
             self.ping(now);
@@ -291,7 +345,7 @@ impl SourceSession {
     /// The name of the policy.
     #[must_use]
     pub fn policy_name(&self) -> &'static str {
-        self.policy.name()
+        self.strategy.stop.name()
     }
 
     /// A copy in the same state, for exploration.
@@ -299,12 +353,14 @@ impl SourceSession {
     pub fn fork(&self) -> Self {
         Self {
             config: self.config.clone(),
-            policy: self.policy.fork(),
+            strategy: self.strategy.fork(),
             actions: self.actions.clone(),
             events: self.events.clone(),
             ledger: self.ledger.clone(),
             meter: self.meter.clone(),
             lanes: self.lanes.clone(),
+            picked: Vec::new(),
+            shadow: self.shadow.clone(),
             state: self.state.clone(),
             failure: self.failure.clone(),
             ..*self
@@ -318,7 +374,7 @@ impl SourceSession {
         self.actions.hash(hasher);
         self.ledger.hash(hasher);
         (self.capabilities, self.channels_open, self.channels_ready, self.armed).hash(hasher);
-        (self.round, &self.lanes, self.cursor, self.skipping).hash(hasher);
+        (self.round, &self.lanes, self.cursor, self.skipping, self.dry).hash(hasher);
         (self.peek_pending, self.peeked_to, self.cut, self.stop_at_ack).hash(hasher);
         (self.throttle, self.paused, self.was_running, &self.state).hash(hasher);
         (self.prepared, self.digest, self.ready, self.asking).hash(hasher);
@@ -330,6 +386,9 @@ impl SourceSession {
         self.phase_began = now;
         self.progress_at = now;
         self.cadence_at = (phase == SourcePhase::Round).then(|| now + self.config.cadence);
+        self.slice_at = None;
+        self.harvest_at = None;
+        self.preflight.next_at = None;
         self.events.push_back(SessionEvent::Phase { at: now, phase });
     }
 
@@ -352,6 +411,7 @@ impl SourceSession {
             SourcePhase::Asking => self.phase_began + c.query_timeout,
             // The driver carries these out itself and bounds them itself.
             SourcePhase::Arming
+            | SourcePhase::Preflight
             | SourcePhase::Scanning
             | SourcePhase::Harvesting
             | SourcePhase::Pausing

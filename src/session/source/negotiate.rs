@@ -99,10 +99,16 @@ impl SourceSession {
     pub(super) fn tracking(&mut self, now: Tick) {
         if self.phase == SourcePhase::Arming {
             self.armed = true;
-            self.enter(now, SourcePhase::Scanning);
-            // After arming (R1): a page populated later is a page written later.
-            self.actions.push_back(SourceAction::ScanPopulated);
+            if !self.begin_preflight(now) {
+                self.scan(now);
+            }
         }
+    }
+
+    pub(super) fn scan(&mut self, now: Tick) {
+        self.enter(now, SourcePhase::Scanning);
+        // After arming (R1): a page populated later is a page written later.
+        self.actions.push_back(SourceAction::ScanPopulated);
     }
 
     pub(super) fn populated(&mut self, now: Tick, set: &DenseBitmap) {
@@ -113,6 +119,7 @@ impl SourceSession {
             return self.fail(now, AbortCode::Source, format!("Populated pages: {error}"));
         }
         self.meter.populated(now, self.ledger.owed_pages());
+        self.strategy.order.begin(now, self.ledger.owed());
         self.announce();
         self.judge_harvested(now);
     }

@@ -14,11 +14,26 @@ impl SourceSession {
         self.lanes.fill(Lane::default());
         self.cursor = PageIndex::new(0);
         self.cut = false;
-        self.skipping = phase == SourcePhase::Round && self.policy.skips_redirtied(self.round);
+        self.dry = false;
+        let (live, order) = (phase == SourcePhase::Round, &self.strategy.order);
+        let skips = self.strategy.stop.skips_redirtied(self.round);
+        self.skipping = live && (skips || order.skips_redirtied(self.round));
         self.peek_pending = false;
         self.peeked_to = PageIndex::new(0);
         self.enter(now, phase);
+        if live {
+            self.slice_at = self.strategy.order.slice().map(|slice| now + slice);
+            self.least_until = now + self.strategy.order.least_interval();
+        }
         self.maybe_end_lanes(now);
+    }
+
+    /// A continuous order's time until the next harvest is over.
+    pub(super) fn slice_over(&mut self, now: Tick) {
+        self.slice_at = None;
+        if self.phase == SourcePhase::Round && !self.cut {
+            self.cut_round(now, false);
+        }
     }
 
     pub(super) fn begin_final_round(&mut self, now: Tick) {
@@ -29,8 +44,18 @@ impl SourceSession {
         matches!(self.phase, SourcePhase::Round | SourcePhase::FinalRound)
     }
 
+    /// Whether the page order decides; in the pause everything goes, by address.
+    fn picking(&self) -> bool {
+        self.phase == SourcePhase::Round && self.strategy.order.picks()
+    }
+
     fn exhausted(&self) -> bool {
-        self.cut || self.ledger.next_owed(self.cursor).is_none()
+        let nothing_left = if self.picking() {
+            self.dry || self.ledger.owed_pages() == 0
+        } else {
+            self.ledger.next_owed(self.cursor).is_none()
+        };
+        self.cut || nothing_left
     }
 
     /// Gives work to every channel that has room, the least busy first.
@@ -43,31 +68,54 @@ impl SourceSession {
             let room = self.config.channel_queue;
             let free = self.lanes.iter().enumerate().filter(|(_, lane)| lane.queued < room);
             let Some((lane, _)) = free.min_by_key(|(_, lane)| lane.queued) else { return };
-            let Some(next) = self.ledger.next_owed(self.cursor) else { return };
-            if self.skipping && next >= self.peeked_to {
-                return self.peek_ahead(next);
-            }
-            let end =
-                if self.skipping { self.peeked_to.get() } else { self.config.regions.pages() };
-            let mut runs = Vec::new();
-            self.cursor = self.ledger.take(
-                PageRun::from_range(next.get()..end),
-                self.batch_size(),
-                limits::FRAME_ENTRIES_MAX as usize,
-                &mut runs,
-            );
+            let runs = if self.picking() { self.pick_runs() } else { self.next_runs() };
             if runs.is_empty() {
-                return;
+                // A dry order may end the round here and now; a peek or the end of memory may not.
+                return self.maybe_end_lanes(now);
             }
-            if self.config.tracker_rearms {
+            let clear = self.phase == SourcePhase::Round && self.strategy.order.clears_at_send();
+            if clear || self.config.tracker_rearms {
                 self.ledger.note_rearmed(&runs);
             }
             let Ok(channel) = u8::try_from(lane).map(ChannelId::new) else { return };
             self.lanes[lane].queued += 1;
             self.meter.batch_queued(now);
-            let batch = Batch { channel, round: self.round, runs };
+            let batch = Batch { channel, round: self.round, runs, clear };
             self.actions.push_back(SourceAction::SendBatch(batch));
         }
+    }
+
+    /// The next owed runs by address; none if a peek has to come first.
+    fn next_runs(&mut self) -> Vec<PageRun> {
+        let mut runs = Vec::new();
+        let Some(next) = self.ledger.next_owed(self.cursor) else { return runs };
+        if self.skipping && next >= self.peeked_to {
+            self.peek_ahead(next);
+            return runs;
+        }
+        let end = if self.skipping { self.peeked_to.get() } else { self.config.regions.pages() };
+        self.cursor = self.ledger.take(
+            PageRun::from_range(next.get()..end),
+            self.batch_size(),
+            limits::FRAME_ENTRIES_MAX as usize,
+            &mut runs,
+        );
+        runs
+    }
+
+    /// The next runs by the page order; none if it has no more for this round. What it picks
+    /// without need is left out, so it is asked again while that yields nothing.
+    fn pick_runs(&mut self) -> Vec<PageRun> {
+        let runs_max = limits::FRAME_ENTRIES_MAX as usize;
+        let (mut runs, most) = (Vec::new(), self.batch_size());
+        while runs.is_empty() && !self.dry {
+            self.picked.clear();
+            let owed = self.ledger.owed();
+            self.strategy.order.pick(owed, most, runs_max, &mut self.picked);
+            self.dry = self.picked.is_empty();
+            self.ledger.take_picked(&mut self.picked, runs_max, &mut runs);
+        }
+        runs
     }
 
     /// Large batches while there is much to send; small ones towards the end of a round, so that
@@ -159,7 +207,7 @@ impl SourceSession {
             return self.breach(now, &format!("it counts {counts:?}, but {sent:?} was sent"));
         }
         self.ledger.settle_round();
-        self.meter.round_acknowledged(now);
+        self.meter.round_acknowledged(now, self.ledger.owed_pages());
         if self.stop_at_ack {
             self.round_done();
             return self.pause_guest(now);
@@ -177,9 +225,18 @@ impl SourceSession {
                 }
                 self.meter.open_round(self.round, now);
                 self.enter(now, SourcePhase::Harvesting);
-                self.actions.push_back(SourceAction::Harvest { last: false });
+                if now < self.least_until {
+                    self.harvest_at = Some(self.least_until);
+                } else {
+                    self.live_harvest();
+                }
             }
         }
+    }
+
+    pub(super) fn live_harvest(&mut self) {
+        self.harvest_at = None;
+        self.actions.push_back(SourceAction::Harvest { last: false });
     }
 
     pub(super) fn round_done(&mut self) {
@@ -188,6 +245,9 @@ impl SourceSession {
 
     pub(super) fn harvested(&mut self, now: Tick, began: Tick, set: &DenseBitmap) {
         let last = self.phase == SourcePhase::FinalHarvest;
+        if self.phase == SourcePhase::Preflight {
+            return self.preflight_harvested(now, began, set);
+        }
         if !last && self.phase != SourcePhase::Harvesting {
             return;
         }
@@ -195,10 +255,11 @@ impl SourceSession {
             self.ledger.distrust_record();
             return self.fail(now, AbortCode::Source, format!("Harvested pages: {error}"));
         }
-        self.meter.harvested(began, now, set.count(), last);
+        let interval = self.meter.harvested(began, now, set.count(), last);
         if last {
             self.final_harvest_done(now);
         } else {
+            self.strategy.order.harvested(began, interval, set);
             self.judge_harvested(now);
         }
     }
@@ -240,12 +301,18 @@ impl SourceSession {
             now,
             moment,
             self.ledger.owed_pages(),
+            self.ledger.unsent_pages(),
             self.throttle,
             self.requests_in_flight,
         );
-        let verdict = self.policy.judge(&seen);
-        if let Verdict::Continue { throttle, .. } = &verdict {
-            self.set_throttle(*throttle);
+        let verdict = self.strategy.stop.judge(&seen);
+        let throttle = self.strategy.throttle.as_mut().map(|policy| policy.throttle(&seen));
+        if let Verdict::Continue { throttle: asked, .. } = &verdict {
+            self.set_throttle(throttle.map_or(*asked, |throttle| throttle.max(*asked)));
+        }
+        if let Some(rate) = &mut self.strategy.rate {
+            let rate = rate.rate(&seen);
+            self.set_rate(rate);
         }
         self.log_decision(seen, &verdict);
         verdict
@@ -256,7 +323,7 @@ impl SourceSession {
         let acts = !matches!(verdict, Verdict::Continue { .. });
         if seen.moment != Moment::Cadence || acts {
             self.meter.judged(&seen, verdict.word(), verdict.reason());
-            let decision = Decision::new(self.policy.name(), seen, verdict.clone());
+            let decision = Decision::new(self.strategy.stop.name(), seen, verdict.clone());
             self.events.push_back(SessionEvent::Judged(Box::new(decision)));
         }
     }
@@ -265,6 +332,13 @@ impl SourceSession {
         if throttle != self.throttle {
             self.throttle = throttle;
             self.actions.push_back(SourceAction::SetThrottle(throttle));
+        }
+    }
+
+    pub(super) fn set_rate(&mut self, rate: Option<u64>) {
+        if rate != self.rate {
+            self.rate = rate;
+            self.actions.push_back(SourceAction::SetRate(rate));
         }
     }
 

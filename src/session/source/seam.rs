@@ -19,6 +19,8 @@ pub enum SourcePhase {
     Attaching,
     /// Starting dirty tracking.
     Arming,
+    /// Watching what the guest writes before anything is sent.
+    Preflight,
     /// Listing populated pages.
     Scanning,
     /// Sending a round while the guest runs.
@@ -53,6 +55,8 @@ pub struct Batch {
     pub round: u32,
     /// Their runs, ascending and disjoint.
     pub runs: Vec<PageRun>,
+    /// Clear their dirty record just before they are read, whatever the tracker.
+    pub clear: bool,
 }
 
 impl Batch {
@@ -93,10 +97,14 @@ pub enum SourceAction {
         /// The pages.
         window: PageRun,
     },
-    /// Re-arm (two-phase trackers), read, encode and send these pages; then `BatchSent`.
+    /// Re-arm (two-phase trackers) or clear ([`Batch::clear`]), read, encode and send these pages;
+    /// then `BatchSent`.
     SendBatch(Batch),
     /// Slow the guest, or let go of it.
     SetThrottle(Throttle),
+    /// Send at most this many bytes per second over all channels, whatever else caps them; `None`
+    /// lifts it.
+    SetRate(Option<u64>),
     /// Pause the guest; then `Paused`.
     Pause,
     /// Export its state; then `StateExported`.

@@ -16,6 +16,8 @@ impl SourceSession {
     pub(super) fn pause_guest(&mut self, now: Tick) {
         self.stop_at_ack = false;
         self.enter(now, SourcePhase::Pausing);
+        // The residual goes as fast as the user allows.
+        self.set_rate(None);
         self.actions.push_back(SourceAction::Pause);
     }
 
@@ -94,7 +96,7 @@ impl SourceSession {
             return self.breach(now, "Ready without the digest that was asked for, or with one");
         }
         self.ready = Some(digest);
-        self.meter.round_acknowledged(now);
+        self.meter.round_acknowledged(now, 0);
         self.round_done();
         self.maybe_commit(now);
     }

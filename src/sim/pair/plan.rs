@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::StopPolicy;
+use crate::policy::Strategy;
 use crate::report::{Decision, Outcome, RoundReport, Totals};
 use crate::session::{DestinationConfig, SourceConfig};
 use crate::sim::checker::Violation;
@@ -67,8 +67,8 @@ pub struct PairPlan {
     pub source: SourceConfig,
     /// Parameters of the destination.
     pub destination: DestinationConfig,
-    /// When to stop.
-    pub policy: Box<dyn StopPolicy>,
+    /// When to stop, which page next, how fast, how hard to throttle.
+    pub strategy: Strategy,
     /// What the guest writes, if the plan is [`run`](super::run) without another guest.
     pub workload: Workload,
     /// Share of pages that hold something at the start, if the guest does not tell.
@@ -95,11 +95,11 @@ pub struct PairPlan {
 impl PairPlan {
     /// A run with a 1 Gb/s link of 0.1 ms latency and small fixed costs.
     #[must_use]
-    pub fn new(source: SourceConfig, policy: Box<dyn StopPolicy>, workload: Workload) -> Self {
+    pub fn new(source: SourceConfig, strategy: impl Into<Strategy>, workload: Workload) -> Self {
         Self {
             source,
             destination: DestinationConfig::default(),
-            policy,
+            strategy: strategy.into(),
             workload,
             populated: 1.0,
             starts_at: Tick::ZERO,
@@ -117,9 +117,9 @@ impl PairPlan {
 
     /// A run of a guest of its own ([`run_guest`](super::run_guest)).
     #[must_use]
-    pub fn for_guest(source: SourceConfig, policy: Box<dyn StopPolicy>) -> Self {
+    pub fn for_guest(source: SourceConfig, strategy: impl Into<Strategy>) -> Self {
         let pages = source.regions.pages();
-        Self::new(source, policy, Workload::new(Pattern::Idle, 0.0, pages, 0))
+        Self::new(source, strategy, Workload::new(Pattern::Idle, 0.0, pages, 0))
     }
 }
 
