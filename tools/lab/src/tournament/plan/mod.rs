@@ -14,7 +14,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-use precopy::policy::PolicySpec;
+use precopy::policy::StrategySpec;
 use serde::{Deserialize, Serialize};
 
 pub use error::PlanError;
@@ -114,31 +114,47 @@ pub enum Tuning {
 /// What competes.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
-pub struct StrategySpec {
+pub struct Entry {
     /// Name in tables; differs from all others.
     pub name: String,
-    /// When to stop.
-    pub stop: PolicySpec,
+    /// When it stops, which page comes next, how fast, how hard it throttles.
+    pub strategy: StrategySpec,
+    /// Seconds for which it watches the guest before the first page is sent.
+    pub preflight_s: f64,
     /// How its parameters came about.
     pub tuning: Tuning,
     /// Line of the plan.
     pub line: usize,
 }
 
-impl StrategySpec {
+impl Entry {
     /// Everything of it but the name, as text.
     #[must_use]
     pub fn definition(&self) -> String {
-        format!("stop={}", self.stop)
+        format!("{}, preflight {} s", self.strategy, self.preflight_s)
     }
 
     /// Everything but when it stops: strategies of one mechanism send the same pages at the same
     /// times until one of them stops.
     #[must_use]
     pub fn mechanism(&self) -> String {
-        // Whether pages are left out is the stop policy's own until page orders do it.
-        let skips = self.stop.build().skips_redirtied(1);
-        format!("order={}", if skips { "address-skip" } else { "address" })
+        let StrategySpec { stop, order, rate, throttle, .. } = &self.strategy;
+        let mut text = order.as_ref().map_or_else(|| "address".to_owned(), ToString::to_string);
+        // Legacy Xen's peek comes with its stop policy.
+        if stop.build().skips_redirtied(1) {
+            text.push_str("+skip");
+        }
+        for part in
+            [rate.as_ref().map(ToString::to_string), throttle.as_ref().map(ToString::to_string)]
+                .into_iter()
+                .flatten()
+        {
+            text = format!("{text}+{part}");
+        }
+        if self.preflight_s > 0.0 {
+            text = format!("{text}, preflight {} s", self.preflight_s);
+        }
+        text
     }
 }
 
@@ -209,7 +225,7 @@ pub struct Plan {
     /// Traces.
     pub traces: Vec<TraceSpec>,
     /// Strategies.
-    pub strategies: Vec<StrategySpec>,
+    pub strategies: Vec<Entry>,
     /// Links.
     pub links: Vec<LinkSpec>,
     /// Weights; the first ranks.

@@ -3,15 +3,18 @@
 
 use std::path::PathBuf;
 
-use precopy::policy::{PolicyError, PolicySpec, policies};
+use precopy::policy::order::orders;
+use precopy::policy::rate::rates;
+use precopy::policy::throttle::throttles;
+use precopy::policy::{ParameterInfo, PolicyError, StrategySpec, policies};
 use toml::de::DeTable;
 
 use super::error::PlanError;
 use super::names::{hint, nearest, shorten};
 use super::table::{Lines, Table};
 use super::{
-    CHANGES_MAX, Change, LINKS_MAX, LinkSpec, OFFSETS_MAX, Origin, PLAN_BYTES_MAX, Plan, SEEDS_MAX,
-    STRATEGIES_MAX, Split, StrategySpec, TRACES_MAX, TraceSpec, Tuning, WEIGHTS_MAX, Weights,
+    CHANGES_MAX, Change, Entry, LINKS_MAX, LinkSpec, OFFSETS_MAX, Origin, PLAN_BYTES_MAX, Plan,
+    SEEDS_MAX, STRATEGIES_MAX, Split, TRACES_MAX, TraceSpec, Tuning, WEIGHTS_MAX, Weights,
 };
 use crate::traces::Recording;
 
@@ -31,7 +34,7 @@ const ROOT: &[&str] = &[
     "weights",
 ];
 const TRACE: &[&str] = &["name", "family", "split", "file", "folder", "recording", "speed"];
-const STRATEGY: &[&str] = &["name", "stop", "tuning"];
+const STRATEGY: &[&str] = &["name", "use", "preflight_s", "tuning"];
 const LINK: &[&str] = &["name", "bandwidth_bytes_per_s", "rtt_ms", "changes"];
 const CHANGE: &[&str] = &["at_s", "bandwidth_bytes_per_s"];
 const WEIGHTS: &[&str] = &["name", "time_ms_per_s", "bytes_ms_per_gib", "guest_loss_ms_per_s"];
@@ -134,7 +137,7 @@ fn trace(table: &Table<'_>) -> Result<TraceSpec, PlanError> {
     })
 }
 
-fn strategies(root: &Table<'_>) -> Result<Vec<StrategySpec>, PlanError> {
+fn strategies(root: &Table<'_>) -> Result<Vec<Entry>, PlanError> {
     let tables = root.tables("strategy", STRATEGY)?;
     count(root, "strategy", "strategies ([[strategy]])", tables.len(), STRATEGIES_MAX)?;
     let strategies: Vec<_> = tables.iter().map(strategy).collect::<Result<_, _>>()?;
@@ -142,33 +145,41 @@ fn strategies(root: &Table<'_>) -> Result<Vec<StrategySpec>, PlanError> {
     Ok(strategies)
 }
 
-fn strategy(table: &Table<'_>) -> Result<StrategySpec, PlanError> {
-    let (text, line) = table.text("stop")?.ok_or_else(|| {
-        table.missing("stop", "a stop policy, such as \"qemu\" (`precopy policies` lists them)")
+fn strategy(table: &Table<'_>) -> Result<Entry, PlanError> {
+    let (text, line) = table.text("use")?.ok_or_else(|| {
+        table.missing("use", "a strategy, such as \"qemu\" or \"qemu+cold-first\"")
     })?;
-    let stop = PolicySpec::parse(text)
-        .map_err(|source| policy_error(line, table.path_of("stop"), text, source))?;
+    let strategy = StrategySpec::parse(text)
+        .map_err(|source| policy_error(line, table.path_of("use"), source))?;
     let tuning = [("default", Tuning::Default), ("train", Tuning::Train)];
-    Ok(StrategySpec {
-        name: table.text("name")?.map_or_else(|| stop.to_string(), |(name, _)| name.to_owned()),
-        stop,
+    Ok(Entry {
+        name: table.text("name")?.map_or_else(|| strategy.to_string(), |(name, _)| name.to_owned()),
+        strategy,
+        preflight_s: table.number("preflight_s", 0.0, 3600.0)?.unwrap_or(0.0),
         tuning: table.choice("tuning", &tuning)?.unwrap_or(Tuning::Default),
         line: table.line(),
     })
 }
 
-/// An error of a policy, with the nearest name of what is wrong in it.
-fn policy_error(line: usize, key: String, text: &str, source: PolicyError) -> PlanError {
-    let named = text.split_once(':').map_or(text, |(name, _)| name).trim();
+/// Everything that can be chosen by name, with its parameters: stop policies, then the others.
+fn parts() -> Vec<(&'static str, &'static [ParameterInfo])> {
+    let mut parts: Vec<_> = policies().iter().map(|info| (info.name, info.parameters)).collect();
+    parts.extend(orders().iter().map(|info| (info.name, info.parameters)));
+    parts.extend(rates().iter().map(|info| (info.name, info.parameters)));
+    parts.extend(throttles().iter().map(|info| (info.name, info.parameters)));
+    parts
+}
+
+/// An error of a strategy, with the nearest name of what is wrong in it.
+fn policy_error(line: usize, key: String, source: PolicyError) -> PlanError {
     let near = match &source {
-        PolicyError::UnknownPolicy { .. } => {
-            let known: Vec<&str> = policies().iter().map(|info| info.name).collect();
-            nearest(&shorten(named), &known)
+        PolicyError::UnknownPolicy { name, .. } | PolicyError::UnknownPart { name, .. } => {
+            let known: Vec<&str> = parts().iter().map(|(name, _)| *name).collect();
+            nearest(name, &known)
         }
-        PolicyError::UnknownParameter { parameter, .. } => {
-            let info = policies().iter().find(|info| info.name == named);
-            let known = info.map(|info| info.parameters.iter().map(|p| p.name).collect::<Vec<_>>());
-            nearest(parameter, &known.unwrap_or_default())
+        PolicyError::UnknownParameter { owner, parameter, .. } => {
+            let of = parts().into_iter().find(|(name, _)| name == owner).unwrap_or_default();
+            nearest(parameter, &of.1.iter().map(|info| info.name).collect::<Vec<_>>())
         }
         _ => None,
     };
@@ -176,7 +187,7 @@ fn policy_error(line: usize, key: String, text: &str, source: PolicyError) -> Pl
     PlanError::Policy { line, key, hint, source }
 }
 
-fn reference(root: &Table<'_>, strategies: &[StrategySpec]) -> Result<usize, PlanError> {
+fn reference(root: &Table<'_>, strategies: &[Entry]) -> Result<usize, PlanError> {
     let Some((name, line)) = root.text("reference")? else { return Ok(0) };
     strategies.iter().position(|strategy| strategy.name == name).ok_or_else(|| {
         let known: Vec<&str> = strategies.iter().map(|s| s.name.as_str()).collect();

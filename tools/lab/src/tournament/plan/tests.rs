@@ -13,10 +13,10 @@ recording = \"web-20\"
 family = \"web\"
 split = \"train\"
 [[strategy]]
-stop = \"qemu\"
+use = \"qemu\"
 [[strategy]]
 name = \"second\"
-stop = \"xen\"
+use = \"xen\"
 [[link]]
 name = \"fast\"
 bandwidth_bytes_per_s = 125e6
@@ -35,7 +35,7 @@ fn the_plans_that_come_with_it_are_read() {
     let plan = Plan::parse(EXAMPLE).unwrap();
     assert_eq!((plan.traces.len(), plan.strategies.len(), plan.links.len()), (2, 2, 2));
     assert_eq!(plan.strategies[0].name, "qemu");
-    assert_eq!(plan.strategies[1].name, "xen");
+    assert_eq!(plan.strategies[1].name, "xen+cold-first");
     assert_eq!(plan.links[1].changes[0].at_s, 20.0);
     assert_eq!(plan.weights[2].bytes_ms_per_gib, 5.0);
     assert_eq!((plan.reference, plan.offsets, plan.worst_phase), (0, 4, true));
@@ -56,9 +56,10 @@ fn mistakes_give_line_key_and_nearest_name() {
         ("family = \"web\"\n", "", 3, &["trace[1].family is missing"]),
         ("split = \"train\"", "split = \"tset\"", 6, &["trace[1].split", "mean \"test\"?"]),
         ("recording = \"web-20\"", "file = \"a\"\nfolder = \"b\"", 3, &["exactly one of"]),
-        ("stop = \"qemu\"", "stop = \"qmeu\"", 8, &["strategy[1].stop", "mean \"qemu\"?"]),
-        ("stop = \"qemu\"", "stop = \"qemu:downtme_ms=3\"", 8, &["mean \"downtime_ms\"?"]),
-        ("stop = \"qemu\"", "stop = \"qemu:downtime_ms=x\"", 8, &["strategy[1].stop"]),
+        ("use = \"qemu\"", "use = \"qmeu\"", 8, &["strategy[1].use", "mean \"qemu\"?"]),
+        ("use = \"qemu\"", "use = \"qemu:downtme_ms=3\"", 8, &["mean \"downtime_ms\"?"]),
+        ("use = \"qemu\"", "use = \"qemu:downtime_ms=x\"", 8, &["strategy[1].use"]),
+        ("use = \"qemu\"", "use = \"qemu+cold-frist\"", 8, &["mean \"cold-first\"?"]),
         ("name = \"second\"", "name = \"qemu\"", 9, &["strategy[2].name", "as in line 7"]),
         ("name = \"second\"", "nam = \"qemu\"", 10, &["strategy[2].nam", "mean \"name\"?"]),
         ("offsets = 30", "reference = \"secnod\"", 1, &["mean \"second\"?"]),
@@ -84,7 +85,7 @@ fn mistakes_give_line_key_and_nearest_name() {
 
 #[test]
 fn many_strategies_are_too_many() {
-    let many = "[[strategy]]\nstop = \"xen\"\n".repeat(STRATEGIES_MAX + 1);
+    let many = "[[strategy]]\nuse = \"xen\"\n".repeat(STRATEGIES_MAX + 1);
     let error = Plan::parse(&many).unwrap_err();
     assert!(error.to_string().contains("201 strategies"), "{error}");
 }
