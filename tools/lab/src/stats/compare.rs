@@ -15,7 +15,7 @@ const RANDOM_SIGNS: u32 = 1 << 16;
 
 /// A mean with its interval.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "plain numbers")]
 pub struct Interval {
     /// The mean over clusters.
     pub mean: f64,

@@ -124,7 +124,7 @@ impl Journal {
 
 /// All whole lines; how many others there are. Ends the last line if it was cut off.
 fn read(file: &mut File) -> io::Result<(BTreeMap<String, RunRecord>, usize)> {
-    let (mut finished, mut passed_over) = (BTreeMap::new(), 0);
+    let (mut finished, mut passed_over, mut cut) = (BTreeMap::new(), 0, false);
     file.seek(SeekFrom::Start(0))?;
     let mut reader = BufReader::new(&mut *file);
     let mut text = Vec::new();
@@ -133,12 +133,13 @@ fn read(file: &mut File) -> io::Result<(BTreeMap<String, RunRecord>, usize)> {
         if reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut text)? == 0 {
             break;
         }
+        cut = text.last() != Some(&b'\n');
         match serde_json::from_slice::<Entry>(&text) {
             Ok(line) => drop(finished.insert(line.key, line.run)),
             Err(_) => passed_over += 1,
         }
     }
-    if !text.is_empty() && text.last() != Some(&b'\n') {
+    if cut {
         file.write_all(b"\n")?;
     }
     Ok((finished, passed_over))

@@ -9,4 +9,8 @@ pub mod plan;
 pub mod play;
 pub mod record;
 pub mod score;
+pub mod summary;
 pub mod tables;
+
+#[cfg(test)]
+mod tests;
