@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use lab::live::LiveRun;
 use lab::paper::Ran;
-use lab::paper::experiments::{Outcome, policy_result, sort_policies};
 use lab::paper::live as figures;
+use lab::paper::rows::{Outcome, policy_result, sort_policies};
 use lab::report::data::{Mode, Report, RunInfo, SideBySide};
 use precopy::report::Outcome as Ending;
 
