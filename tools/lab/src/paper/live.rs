@@ -4,7 +4,7 @@
 
 use precopy::policy::{PolicyError, PolicySpec};
 use webvm::site::{Action, REFERENCE_PAGES, Site, SiteConfig};
-use webvm::sla::{Percentile, Probe};
+use webvm::sla::{self, Percentile, Probe};
 use webvm::users::UsersConfig;
 
 use super::figures::{self, Moved, Seen};
@@ -67,6 +67,12 @@ pub fn moved(migration: &LiveMigration) -> Option<Moved<'_>> {
     })
 }
 
+/// All migrations of a run that handed the guest over.
+#[must_use]
+pub fn all(run: &LiveRun) -> Vec<Moved<'_>> {
+    run.migrations.iter().filter_map(moved).collect()
+}
+
 /// The first migration of a run that handed the guest over.
 #[must_use]
 pub fn first(run: &LiveRun) -> Option<Moved<'_>> {
@@ -119,11 +125,11 @@ pub fn scenario(
         policy: PolicySpec::parse(&options.policy)?,
         bandwidth_bytes_per_s,
         tax,
-        max_time_s: None,
+        max_time_s: options.guards.max_duration.map(|time| time.as_secs_f64()),
     })
 }
 
-/// The virtual run of the same parameters.
+/// The virtual run of the same parameters, judged in windows of the same length.
 ///
 /// # Errors
 /// [`RunError`] as [`run`].
@@ -132,7 +138,12 @@ pub fn beside(
     bandwidth_bytes_per_s: f64,
     tax: f64,
 ) -> Result<Ran, RunError> {
-    run(&scenario(options, bandwidth_bytes_per_s, tax)?)
+    let mut ran = run(&scenario(options, bandwidth_bytes_per_s, tax)?)?;
+    let levels = sla::Options { window: options.sla_window, ..sla::Options::default() };
+    if levels != sla::Options::default() {
+        ran.sla = sla::evaluate(&ran.samples, ran.steady.clone(), &levels).ok();
+    }
+    Ok(ran)
 }
 
 /// One side of the comparison.
