@@ -56,6 +56,10 @@ pub(crate) enum Command {
     /// The receiving end of the plain copy that `bench throughput` compares with
     #[command(hide = true)]
     CopySink(CopySinkArgs),
+    /// The destination of a live experiment, told what to do on standard input by the process
+    /// that starts it
+    #[command(hide = true)]
+    Host,
 }
 
 #[derive(clap::Args, Debug)]

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::CopySink(args) => bench::copy::sink(&args),
+        Command::Host => paper::host(),
     };
     result.unwrap_or_else(|error| Exit::report(&error)).into()
 }

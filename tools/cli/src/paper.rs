@@ -57,6 +57,12 @@ pub(crate) fn run(args: &PaperArgs) -> anyhow::Result<Exit> {
     if args.live.live { live::run(args) } else { virtually(args) }
 }
 
+/// The destination of a live experiment, in a process of its own.
+pub(crate) fn host() -> anyhow::Result<Exit> {
+    lab::live::serve(std::io::stdin(), &mut std::io::stdout())?;
+    Ok(Exit::Done)
+}
+
 fn virtually(args: &PaperArgs) -> anyhow::Result<Exit> {
     let options = options(args)?;
     let stop = Stop::install()?;
