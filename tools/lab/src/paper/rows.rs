@@ -164,3 +164,67 @@ pub fn sort_policies(all: &mut [PolicyResult]) {
     let downtime = |p: &PolicyResult| p.downtime_engine_s.median().unwrap_or(f64::INFINITY);
     all.sort_by(|a, b| downtime(a).total_cmp(&downtime(b)));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use precopy::units::Tick;
+    use webvm::sla::{self, Sample, Status};
+
+    use super::*;
+
+    /// A steady state of 300 s with 200 home pages that take so long each.
+    fn report(response_ms: u64) -> (Vec<Sample>, SlaReport) {
+        let at = |ms: u64| Tick::ZERO + Duration::from_millis(ms);
+        let sample = |n: u64| Sample {
+            user: 0,
+            action: Action::HomePage,
+            intended_start: at(1000 * n),
+            start: at(1000 * n),
+            end: at(1000 * n + response_ms),
+            status: Status::Ok,
+        };
+        let samples: Vec<_> = (0..200).map(sample).collect();
+        let steady = Tick::ZERO..at(300_000);
+        let report = sla::evaluate(&samples, steady, &sla::Options::default()).unwrap();
+        (samples, report)
+    }
+
+    fn step(users: u32, response_ms: u64) -> CapacityStep {
+        let (samples, sla) = report(response_ms);
+        let steady = sla.steady_start..sla.steady_end;
+        let (probes, probe_period) = (Vec::new(), Duration::from_millis(10));
+        let seen = Seen { steady, samples: &samples, probes, probe_period, sla: Some(&sla) };
+        capacity_step(users, &[seen])
+    }
+
+    #[test]
+    fn a_step_over_the_limit_fails_and_says_where() {
+        let (good, bad) = (step(100, 900), step(200, 1100));
+        assert!(good.pass && good.reason == "1 of 1 runs keep all limits", "{good:?}");
+        assert!(!bad.pass && bad.reason.contains("HomePage p90, HomePage p99"), "{bad:?}");
+        assert!((good.throughput.median().unwrap() - 200.0 / 300.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_search_ends_after_two_failures_and_finds_the_last_load_before_the_first() {
+        let mut found = capacity_search();
+        let steps = [(100, 900), (200, 1100), (300, 900), (400, 1100)];
+        let ended: Vec<bool> =
+            steps.iter().map(|(users, ms)| search_on(&mut found, step(*users, *ms))).collect();
+        assert_eq!(ended, [false, false, false, true]);
+        assert_eq!(found.found_users, Some(100), "300 users passed by luck");
+    }
+
+    #[test]
+    fn a_column_has_every_action_and_says_what_has_too_few_samples() {
+        let (_, sla) = report(700);
+        let column = table2_column(300, &[&sla, &sla]);
+        assert_eq!(column.len(), 7);
+        let home = column.iter().find(|cell| cell.action == Action::HomePage).unwrap();
+        assert_eq!((home.p99_s.values(), home.undetermined), (&[0.7, 0.7][..], 0));
+        let others = column.iter().filter(|cell| cell.action != Action::HomePage);
+        assert!(others.clone().all(|cell| cell.undetermined == 2), "{column:?}");
+    }
+}

@@ -84,10 +84,9 @@ impl LivePlan {
         users.check().map_err(usage)?;
         let paper = Scenario::paper(experiments::USERS, 1).policy.to_string();
         let policy = args.policy.clone().unwrap_or(paper);
-        let policies = listed(live, &policy)?;
-        for policy in policies.iter().chain([&policy]) {
-            PolicySpec::parse(policy)
-                .map_err(|error| usage(format!("{error}; see `precopy policies`")))?;
+        let policies = listed(live, &known(&policy)?)?;
+        for policy in &policies {
+            known(policy)?;
         }
         let rate_bytes_per_s = live.link_rate.unwrap_or(LINK_RATE);
         let plan = Self {
@@ -127,10 +126,12 @@ impl LivePlan {
         for case in self.experiments.iter().flat_map(|experiment| self.cases(*experiment)) {
             let (steady_s, last) = (case.steady.as_secs_f64(), case.migrate_at.last());
             if let Some(at) = last.filter(|at| **at >= case.steady) {
-                let name = if case.migrate_at.len() > 1 { "--apart" } else { "--migrate-at" };
+                let what = match case.migrate_at.len() {
+                    1 => "--migrate-at is",
+                    _ => "With --apart the second migration begins at",
+                };
                 return Err(usage(format!(
-                    "With {name} the last migration begins after {} s; it must be less than the \
-                     {steady_s} s of --steady",
+                    "{what} {} s; it must be less than the {steady_s} s of --steady",
                     at.as_secs_f64(),
                 )));
             }
@@ -166,13 +167,16 @@ impl LivePlan {
         self.apart.unwrap_or_else(|| default_apart(first, self.steady(Experiment::Fig3)))
     }
 
-    /// The loads that were given, or these in proportion to the usual load.
+    /// The loads that were given, or these in proportion to the usual load, without those that
+    /// the guest has no room for.
     pub(super) fn loads(&self, paper: &[u32]) -> Vec<u32> {
         let scaled = |users: &u32| {
             let scaled = u64::from(*users) * u64::from(self.users.users);
             u32::try_from(scaled / u64::from(experiments::USERS)).unwrap_or(u32::MAX).max(1)
         };
-        self.loads.clone().unwrap_or_else(|| paper.iter().map(scaled).collect())
+        let fits = |users: &u32| self.load(*users, 1).is_ok();
+        let usual = || paper.iter().map(scaled).filter(fits).collect();
+        self.loads.clone().unwrap_or_else(usual)
     }
 
     /// Whether guest, load or windows are not the paper's.
@@ -308,11 +312,14 @@ fn link(name: Option<LinkName>, rate_bytes_per_s: u64) -> anyhow::Result<Link> {
     })
 }
 
+fn known(policy: &str) -> anyhow::Result<PolicySpec> {
+    PolicySpec::parse(policy).map_err(|error| usage(format!("{error}; see `precopy policies`")))
+}
+
 /// The policies to run: those that were named, or those of the virtual ranking.
-fn listed(args: &LiveArgs, paper: &str) -> anyhow::Result<Vec<String>> {
+fn listed(args: &LiveArgs, paper: &PolicySpec) -> anyhow::Result<Vec<String>> {
     let Some(list) = &args.policies else {
-        let paper = PolicySpec::parse(paper).map_err(usage)?;
-        let all = experiments::ranked_policies(&paper).map_err(usage)?;
+        let all = experiments::ranked_policies(paper).map_err(usage)?;
         return Ok(all.iter().map(ToString::to_string).collect());
     };
     let mut policies: Vec<String> = Vec::new();
@@ -349,8 +356,9 @@ mod tests {
             destination_process: false,
             destination_dies: None,
         };
+        let paper = known("xen").unwrap();
         assert_eq!(
-            listed(&args("xen-legacy:growth=dirty,skip=false,qemu,stop-at-once"), "").unwrap(),
+            listed(&args("xen-legacy:growth=dirty,skip=false,qemu,stop-at-once"), &paper).unwrap(),
             ["xen-legacy:growth=dirty,skip=false", "qemu", "stop-at-once"]
         );
     }
