@@ -233,7 +233,7 @@ fn ctrl_c_writes_what_there_is() {
     let at = arguments.iter().position(|a| *a == "4s").unwrap();
     arguments[at] = "10m";
     let running = Running::start(&arguments);
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(3));
     running.signal(Signal::SIGINT);
     let (status, _, errors) = running.finish();
     assert_eq!(status.code(), Some(4), "{errors}");

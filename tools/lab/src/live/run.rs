@@ -225,7 +225,8 @@ impl Experiment<'_> {
         }
         (self.sink)(&LiveEvent::Migrated(Box::new(migration.clone())));
         self.migrations.push(migration);
-        ended.and(audited.map(drop))
+        ended?;
+        audited.map(drop)
     }
 
     /// Finds out who has the guest now.

@@ -4,7 +4,7 @@
 
 use precopy::policy::{PolicyError, PolicySpec};
 use webvm::site::{Action, REFERENCE_PAGES, Site, SiteConfig};
-use webvm::sla::{self, Percentile, Probe};
+use webvm::sla::{self, Percentile};
 use webvm::users::UsersConfig;
 
 use super::figures::{self, Moved, Seen};
@@ -38,14 +38,11 @@ pub fn load(pages: u64, users: u32, seed: u64) -> (SiteConfig, UsersConfig) {
 #[must_use]
 pub fn seen(run: &LiveRun) -> Seen<'_> {
     let (start, end) = (run.users.steady_start(), run.users.steady_end());
-    let probes = run.probes.probes.iter();
     Seen {
         // A run that was cancelled in its ramp-up has no steady state.
         steady: start..end.min(run.end).max(start),
         samples: &run.samples,
-        probes: probes
-            .map(|p| Probe { sent: p.sent.unwrap_or(p.intended), completed: p.completed })
-            .collect(),
+        probes: run.probes.probes.clone(),
         probe_period: run.probes.interval,
         sla: run.sla.as_ref(),
     }
