@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use guest::{BackingName, GuestArgs};
 pub(crate) use migration::{MigrationArgs, OnLimit, TrackerName};
-pub(crate) use paper::{Experiment, LinkName, LiveArgs, PaperArgs};
+pub(crate) use paper::{Experiment, HostArgs, LinkName, LiveArgs, PaperArgs};
 pub(crate) use predict::{PredictArgs, WorkingSetArgs};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
@@ -59,7 +59,7 @@ pub(crate) enum Command {
     /// The destination of a live experiment, told what to do on standard input by the process
     /// that starts it
     #[command(hide = true)]
-    Host,
+    Host(HostArgs),
 }
 
 #[derive(clap::Args, Debug)]

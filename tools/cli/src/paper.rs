@@ -13,7 +13,7 @@ use lab::report::data::{Machine, Mode, Parameter, Report, RunInfo};
 use precopy::policy::PolicySpec;
 use webvm::site::SiteConfig;
 
-use crate::args::{Experiment, PaperArgs};
+use crate::args::{Experiment, HostArgs, PaperArgs};
 use crate::exit::{Exit, usage};
 use crate::signals::Stop;
 use crate::system;
@@ -58,8 +58,8 @@ pub(crate) fn run(args: &PaperArgs) -> anyhow::Result<Exit> {
 }
 
 /// The destination of a live experiment, in a process of its own.
-pub(crate) fn host() -> anyhow::Result<Exit> {
-    lab::live::serve(std::io::stdin(), &mut std::io::stdout())?;
+pub(crate) fn host(args: &HostArgs) -> anyhow::Result<Exit> {
+    lab::live::serve(std::io::stdin(), &mut std::io::stdout(), args.die_at_commit)?;
     Ok(Exit::Done)
 }
 

@@ -68,6 +68,8 @@ impl Frame {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+
     use super::*;
 
     const FRAME: Frame = Frame { magic: *b"TEST", version: 3, of: "a test" };
@@ -88,7 +90,10 @@ mod tests {
 
     #[test]
     fn others_are_named() {
-        let why = |frame: Frame| FRAME.open(frame.seal(b"")).unwrap_err().to_string();
+        let why = |frame: Frame| {
+            let error = FRAME.open(frame.seal(b"")).unwrap_err();
+            error.source().unwrap().to_string()
+        };
         let text = why(Frame { magic: *b"ELSE", ..FRAME });
         assert!(text.contains("it is not the state of a test"), "{text}");
         let text = why(Frame { version: 4, ..FRAME });

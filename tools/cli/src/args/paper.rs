@@ -107,6 +107,16 @@ pub(crate) struct LiveArgs {
     /// killed, a thread gives up
     #[arg(long, value_name = "TIME", value_parser = parse::seconds, requires = "live")]
     pub(crate) destination_dies: Option<Duration>,
+    /// Let a destination's process die where the source cannot know whether the guest runs there
+    #[arg(long, hide = true, requires = "destination_process")]
+    pub(crate) destination_dies_at_commit: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct HostArgs {
+    /// Abort where the source cannot know whether the guest runs here
+    #[arg(long)]
+    pub(crate) die_at_commit: bool,
 }
 
 /// What lies between the hosts of a live experiment.

@@ -192,6 +192,18 @@ fn kill_9_of_the_destination_leaves_the_guest_running() {
 }
 
 #[test]
+fn a_destination_that_dies_at_commit_leaves_the_guest_in_doubt() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = ["--policy", "stop-at-once", "--destination-process"];
+    let report =
+        live("fig2", folder.path(), &[&more[..], &["--destination-dies-at-commit"]].concat(), 5);
+    assert!(remark(&report, "Who runs the guest is in doubt"), "{report}");
+    assert!(remark(&report, "signal: 6 (SIGABRT)"), "{report}");
+    assert!(report["fig2"]["runs"].as_array().unwrap().is_empty());
+    assert!(!remark(&report, "all as promised"), "nobody's memory says");
+}
+
+#[test]
 fn a_host_that_dies_with_the_guest_is_told_of() {
     let folder = tempfile::tempdir().unwrap();
     let head = ["paper", "fig2", "--out", folder.path().to_str().unwrap()];

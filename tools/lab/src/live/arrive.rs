@@ -45,11 +45,13 @@ pub(super) fn listen(at: SocketAddr) -> Result<Receiver, LiveError> {
     Ok(Receiver::bind(Box::new(listener), DestinationOptions::default())?)
 }
 
-/// Takes a guest over, which then has its network at `uplink`.
+/// Takes a guest over, which then has its network at `uplink`. `commit` is called when the
+/// source has let go of it, before it runs here and before the source is told so.
 pub(super) fn receive(
     mut receiver: Receiver,
     uplink: SocketAddr,
     cancel: &CancelToken,
+    commit: fn(),
 ) -> Result<Arrived, LiveError> {
     let mut made: Made = None;
     let mut factory = |hello: &Hello| -> Result<CreatedGuest, GuestError> {
@@ -64,7 +66,7 @@ pub(super) fn receive(
         let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, None)?;
         let network = Arc::new(Mutex::new(Network::new(uplink)));
         made = Some((Arc::clone(&memory), site.clone(), Arc::clone(&network)));
-        Ok(CreatedGuest { memory, guest: Box::new(Arriving { site, network }) })
+        Ok(CreatedGuest { memory, guest: Box::new(Arriving { site, network, commit }) })
     };
     let mut sink = |_: &EngineEvent| {};
     let received = receiver.receive(&mut factory, cancel, &mut sink)?;
@@ -108,6 +110,7 @@ fn lock(network: &Mutex<Network>) -> MutexGuard<'_, Network> {
 struct Arriving {
     site: LiveSite,
     network: Arc<Mutex<Network>>,
+    commit: fn(),
 }
 
 impl Arriving {
@@ -144,6 +147,7 @@ impl GuestControl for Arriving {
     }
 
     fn resume(&mut self) -> Result<(), GuestError> {
+        (self.commit)();
         let attached = {
             let mut network = lock(&self.network);
             if network.attached { Ok(()) } else { network.attach(&self.site) }

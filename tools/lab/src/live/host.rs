@@ -136,7 +136,7 @@ impl Receiving {
         let (address, cancel) = (receiver.local().to_owned(), CancelToken::new());
         let cancelled = cancel.clone();
         let work = move || {
-            let arrived = receive(receiver, uplink, &cancelled)?;
+            let arrived = receive(receiver, uplink, &cancelled, || {})?;
             let Arrived { memory, site, report, network, receiver } = arrived;
             let hosted = Box::new(Hosted::over(memory, site, side, None)?);
             let guest = Went::Here(hosted);

@@ -95,9 +95,16 @@ fn read_line<T: DeserializeOwned>(input: &mut impl BufRead) -> Option<T> {
 /// The program of a host that is a process of its own: takes one guest over and runs it until
 /// `input` ends. Both ends are for [`run`](super::run) only, which starts it.
 ///
+/// With `dies_at_commit` the process aborts when the source has let go of the guest and has not
+/// heard yet that the guest runs here: the moment after which its source is in doubt.
+///
 /// # Errors
 /// [`LiveError`] if the host cannot listen, or `output` cannot be written.
-pub fn serve(input: impl Read + Send + 'static, output: &mut dyn Write) -> Result<(), LiveError> {
+pub fn serve(
+    input: impl Read + Send + 'static,
+    output: &mut dyn Write,
+    dies_at_commit: bool,
+) -> Result<(), LiveError> {
     let mut input = BufReader::new(input);
     let mut say = |answer: &Answer| {
         write_line(output, answer).map_err(|source| LiveError::HostPipe { source })
@@ -128,7 +135,8 @@ pub fn serve(input: impl Read + Send + 'static, output: &mut dyn Write) -> Resul
         .name(name.clone())
         .spawn(listening)
         .map_err(|source| LiveError::Thread { name, source })?;
-    let arrived = match receive(receiver, uplink, &cancel) {
+    let commit = if dies_at_commit { || std::process::abort() } else { || {} };
+    let arrived = match receive(receiver, uplink, &cancel, commit) {
         Ok(arrived) => arrived,
         Err(error) => {
             return say(&Answer::NotTaken { why: chain(&error), never_ran: never_ran(&error) });

@@ -292,7 +292,11 @@ fn destination(live: &LiveArgs) -> anyhow::Result<Destination> {
         return Ok(Destination::Thread);
     }
     let program = std::env::current_exe().context("This program's own file cannot be found")?;
-    Ok(Destination::Process { program, arguments: vec!["host".to_owned()] })
+    let mut arguments = vec!["host".to_owned()];
+    if live.destination_dies_at_commit {
+        arguments.push("--die-at-commit".to_owned());
+    }
+    Ok(Destination::Process { program, arguments })
 }
 
 fn link(name: Option<LinkName>, rate_bytes_per_s: u64) -> anyhow::Result<Link> {
@@ -354,6 +358,7 @@ mod tests {
             verify: false,
             policies: Some(list.to_owned()),
             destination_process: false,
+            destination_dies_at_commit: false,
             destination_dies: None,
         };
         let paper = known("xen").unwrap();
