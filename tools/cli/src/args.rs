@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use guest::{BackingName, GuestArgs};
 pub(crate) use migration::{MigrationArgs, OnLimit, TrackerName};
-pub(crate) use paper::{Experiment, LinkName, LiveArgs, PaperArgs};
+pub(crate) use paper::{Experiment, HostArgs, LinkName, LiveArgs, PaperArgs};
 pub(crate) use predict::{PredictArgs, WorkingSetArgs};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
@@ -60,6 +60,10 @@ pub(crate) enum Command {
     /// The receiving end of the plain copy that `bench throughput` compares with
     #[command(hide = true)]
     CopySink(CopySinkArgs),
+    /// The destination of a live experiment, told what to do on standard input by the process
+    /// that starts it
+    #[command(hide = true)]
+    Host(HostArgs),
 }
 
 #[derive(clap::Args, Debug)]

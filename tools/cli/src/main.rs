@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::CopySink(args) => bench::copy::sink(&args),
+        Command::Host(args) => paper::host(&args),
     };
     result.unwrap_or_else(|error| Exit::report(&error)).into()
 }
