@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use precopy::engine::{CancelToken, EngineEvent, MigrateError, SourceOptions};
 use precopy::guest::GuestControl;
-use precopy::policy::PolicySpec;
+use precopy::policy::StrategySpec;
 use precopy::report::{MayRunHere, Outcome, Report};
+use precopy::session::Shadow;
 use precopy::units::Tick;
 use webvm::net::rig::Side;
 use webvm::net::{
@@ -42,7 +43,9 @@ pub fn run(
     cancel: &CancelToken,
     sink: &mut dyn FnMut(&LiveEvent),
 ) -> Result<LiveRun, LiveError> {
-    let policy = PolicySpec::parse(&options.policy)?;
+    let policy = StrategySpec::parse(&options.policy)?;
+    let read = |text: &String| StrategySpec::parse(text);
+    let shadows = options.shadows.iter().map(read).collect::<Result<_, _>>()?;
     let users = Users::new(options.users.clone())?;
     let place = Place::new(options.link)?;
     let mut notes: Vec<String> = place.note.iter().cloned().collect();
@@ -67,6 +70,7 @@ pub fn run(
     let mut experiment = Experiment {
         options,
         policy,
+        shadows,
         place: &place,
         uplink,
         origin,
@@ -92,7 +96,8 @@ pub fn run(
 
 struct Experiment<'a> {
     options: &'a LiveOptions,
-    policy: PolicySpec,
+    policy: StrategySpec,
+    shadows: Vec<StrategySpec>,
     place: &'a Place,
     uplink: SocketAddr,
     origin: Instant,
@@ -156,8 +161,12 @@ impl Experiment<'_> {
 
     fn source_options(&self) -> SourceOptions {
         let guards = self.options.guards.clone();
-        let policy = guards.guard(self.policy.build());
-        let mut options = SourceOptions::new(Box::new(policy));
+        let mut options = SourceOptions::new(self.policy.build().guarded(&guards));
+        let shadow = |spec: &StrategySpec| Shadow {
+            text: spec.to_string(),
+            strategy: spec.build().guarded(&guards),
+        };
+        options.shadows = self.shadows.iter().map(shadow).collect();
         options.policy_text = format!("{} ({guards})", self.policy);
         options.channels = self.options.channels;
         options.encoder = self.options.encoder;
