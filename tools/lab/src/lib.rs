@@ -19,3 +19,4 @@ pub mod predict;
 pub mod report;
 pub mod stats;
 pub mod traces;
+pub mod validate;

@@ -16,6 +16,7 @@ mod text;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use precopy::dirty::DirtyError;
@@ -33,6 +34,8 @@ use webvm::net::{ClientsError, ClientsProgress, PortError, ProbeLog, ProberError
 use webvm::site::{SiteAudit, SiteConfig};
 use webvm::sla::{Sample, SlaReport};
 use webvm::users::{Counters, UsersConfig, UsersError};
+
+use crate::validate::Recorder;
 
 pub use measure::Downtimes;
 pub use run::run;
@@ -65,8 +68,10 @@ pub struct LiveOptions {
     /// When to migrate, after the start of the steady state. A migration that is due while
     /// another is under way begins after it.
     pub migrate_at: Vec<Duration>,
-    /// Policy and parameters, as `PolicySpec` reads them.
+    /// The strategy, as `StrategySpec` reads it.
     pub policy: String,
+    /// Strategies that are judged beside it.
+    pub shadows: Vec<String>,
     /// When a migration stops whatever its policy says.
     pub guards: Guards,
     /// How written pages are found on host A, by the tracker's name; none is the best that works.
@@ -83,6 +88,8 @@ pub struct LiveOptions {
     pub audit_each: bool,
     /// What lies between the hosts.
     pub link: Link,
+    /// Records what the guest on host A writes, beside its tracker.
+    pub recorder: Option<Arc<Recorder>>,
     /// Which migration's destination is to die (counted from 0), and how long after its start.
     pub destination_dies: Option<(usize, Duration)>,
 }
@@ -97,6 +104,7 @@ impl LiveOptions {
             site,
             users,
             policy: policy.to_owned(),
+            shadows: Vec::new(),
             guards: Guards::default(),
             tracker: None,
             downtime_limit: Duration::from_millis(300),
@@ -105,6 +113,7 @@ impl LiveOptions {
             verify: false,
             audit_each: false,
             link: Link::ShapedIfPossible(RigOptions::default()),
+            recorder: None,
             destination_dies: None,
         }
     }
@@ -117,6 +126,9 @@ pub enum LiveError {
     /// The shaped link.
     #[error("The shaped link between the hosts cannot be had")]
     Rig(#[from] RigError),
+    /// The recorder.
+    #[error("The guest's writes cannot be recorded")]
+    Recorder(#[source] io::Error),
     /// The policy.
     #[error("The policy cannot be used")]
     Policy(#[from] PolicyError),
