@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use precopy::bitmap::DenseBitmap;
+use precopy::sim::{ReplayOptions, TraceGuest, VirtualGuest as _};
 use precopy::trace::{MemoryTrace, TickSource, TraceHeader, TraceTick};
 use precopy::units::{PageRun, Tick};
 
@@ -270,19 +271,12 @@ fn fingerprint(header: &TraceHeader, ticks: &[TraceTick]) -> u64 {
     hasher.finish()
 }
 
-/// What holds something when a migration begins: what the header says and whatever is written in
-/// the trace. If the header says nothing, all of memory.
+/// What holds something when a migration begins: what the header says with whatever the trace
+/// writes, or as the simulator assumes if the header says nothing.
 fn populated(trace: &MemoryTrace) -> DenseBitmap {
     let pages = trace.header().pages;
-    let mut set = DenseBitmap::new(pages);
-    let told = trace.header().populated.as_deref();
-    let all = [PageRun::from_range(0..pages)];
-    let within = |run: &PageRun| {
-        PageRun::from_range(run.start().get().min(pages)..run.end().get().min(pages))
-    };
-    told.unwrap_or(&all).iter().for_each(|run| set.set_run(within(run)));
-    for run in trace.ticks().iter().flat_map(|tick| &tick.runs) {
-        set.set_run(within(run));
+    match TraceGuest::new(trace.clone(), &ReplayOptions::default()) {
+        Ok(guest) => guest.populated().unwrap_or_else(|| DenseBitmap::full(pages)),
+        Err(never) => match never {},
     }
-    set
 }

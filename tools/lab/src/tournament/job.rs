@@ -118,7 +118,7 @@ pub fn key(plan: &Plan, inputs: &[Input], case: &Case, strategy: usize) -> u64 {
 /// Everything of a plan that all its runs depend on.
 fn settings(plan: &Plan) -> u64 {
     let mut hasher = DefaultHasher::new();
-    [plan.budget_ms, plan.t_max_s, plan.d0_ms].map(f64::to_bits).hash(&mut hasher);
+    [plan.budget_ms, plan.t_max_s, plan.d0_ms, plan.fault_us].map(f64::to_bits).hash(&mut hasher);
     for weights in &plan.weights {
         weights.name.hash(&mut hasher);
         [weights.time_ms_per_s, weights.bytes_ms_per_gib, weights.guest_loss_ms_per_s]

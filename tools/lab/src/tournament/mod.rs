@@ -8,6 +8,7 @@ pub mod journal;
 pub mod plan;
 pub mod play;
 pub mod record;
+pub mod replay;
 pub mod score;
 pub mod summary;
 pub mod tables;

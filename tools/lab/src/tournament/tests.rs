@@ -3,7 +3,9 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use precopy::sim::oracle::{CostCurve, CostPoint};
 use precopy::trace::{TraceHeader, TraceTick};
 use precopy::units::{PageIndex, PageRun, Tick};
 
@@ -13,7 +15,7 @@ use super::journal::Journal;
 use super::plan::Plan;
 use super::play::{Played, Refusal, Runner, play};
 use super::record::Ending;
-use super::score::{Bounds, Run, Stop};
+use super::score::{Bounds, Run};
 use super::summary::{Summary, summarize};
 use super::tables;
 use crate::paper::pool::Watch;
@@ -68,16 +70,19 @@ struct MadeUp(AtomicUsize);
 impl Runner for MadeUp {
     fn bounds(&self, group: &Group) -> Result<Bounds, Refusal> {
         let scale = 1.0 + group.case.link as f64;
-        let stop = |at_s: f64, downtime_ms: f64| Stop {
-            at_ms: at_s * 1e3,
-            downtime_ms,
-            total_ms: at_s * 1e3 + downtime_ms,
-            wire_bytes: 1e5 * (1.0 + at_s),
-            guest_loss_ms: at_s,
+        let stop = |at: u32, downtime_ms: f64| CostPoint {
+            at: Duration::from_secs(at.into()),
+            residual_pages: 0.0,
+            residual_bytes: 0.0,
+            sent_bytes: 1e5 * (1.0 + f64::from(at)),
+            guest_loss_s: f64::from(at) / 1e3,
+            downtime: Duration::from_secs_f64(downtime_ms / 1e3),
         };
-        let o1 = (0..20).map(|s| stop(f64::from(s), 20.0 + 400.0 * scale / f64::from(1 + s)));
-        let own = (0..20).map(|s| stop(f64::from(s), 30.0 + 900.0 * scale / f64::from(1 + s)));
-        Ok(Bounds::new(o1.collect(), own.collect()))
+        let curve = |fixed: f64, falling: f64| {
+            let stop = |s: u32| stop(s, fixed + falling * scale / f64::from(1 + s));
+            CostCurve::new((0..20).map(stop).collect())
+        };
+        Ok(Bounds { o1: curve(20.0, 400.0), mechanism: curve(30.0, 900.0) })
     }
 
     fn run(&self, group: &Group, strategy: usize) -> Result<Run, Refusal> {
@@ -191,7 +196,7 @@ fn rankings_pairs_and_those_who_give_up() {
     // Who gives up costs what the mechanism would have cost at the end: at 19 s 30 + 45 ms over
     // the fast link, and 3 ms for each second.
     let run = played.runs.iter().find(|r| r.ending == Ending::GaveUp && r.link == "fast").unwrap();
-    assert!((run.costs[0].run_ms.unwrap() - (75.0 + 3.0 * 19.075)).abs() < 1e-9);
+    assert!((run.costs[0].run_ms.unwrap() - (75.0 + 3.0 * 19.075)).abs() < 1e-6);
     assert_eq!((run.downtime_ms, run.volume_time), (None, Some(0.0)));
     let better = train.comparisons.iter().find(|c| c.strategy == "better").unwrap();
     assert_eq!((better.pairs, better.traces), (20, 2));
@@ -201,7 +206,7 @@ fn rankings_pairs_and_those_who_give_up() {
     assert!((better.p_value - 0.5).abs() < 1e-12 && (better.p_holm - 1.0).abs() < 1e-12);
     // O2 by hand over the fast link: 30 + 900 / (1 + s) + 3 T is least at s = 16.
     let (costs, downtime) = (&run.costs[0], 30.0 + 900.0 / 17.0);
-    assert!((costs.o2_ms.unwrap() - (downtime + 3.0 * (16.0 + downtime / 1e3))).abs() < 1e-9);
+    assert!((costs.o2_ms.unwrap() - (downtime + 3.0 * (16.0 + downtime / 1e3))).abs() < 1e-6);
     let product = costs.stop_loss().unwrap() * costs.mechanism_gap().unwrap();
     assert!((product - costs.ratio_o1().unwrap()).abs() < 1e-12);
     let shares = played.runs.iter().filter_map(|run| run.volume_time);
@@ -307,4 +312,36 @@ fn speed_shrinks_time_and_keeps_pages() {
     assert_ne!(real[0].fingerprint, fast[0].fingerprint);
     // 5902 pages per second, as the recording's summary says.
     assert!((real[0].reports_per_s() - 5902.0).abs() < 10.0, "{}", real[0].reports_per_s());
+}
+
+/// The real simulator on a trace of three seconds with a hot spot, and a lull at each end.
+#[test]
+fn the_simulator_plays_and_no_run_beats_the_clairvoyant() {
+    let mut plan = plan();
+    (plan.offsets, plan.t_max_s, plan.links[1].bandwidth_bytes_per_s) = (2, 3.0, 3e6);
+    plan.links[0].bandwidth_bytes_per_s = 10e6;
+    let inputs = tiny(&plan);
+    let simulator = super::replay::Simulator::new(&plan, &inputs).unwrap();
+    let played = play(&plan, &inputs, &simulator, None, 2, &()).unwrap();
+    assert_eq!(played.runs.len(), 3 * 2 * 3);
+    for run in &played.runs {
+        assert!(matches!(run.ending, Ending::Stopped | Ending::Forced), "{run:?}");
+        let (downtime, o1) = (run.downtime_ms.unwrap(), run.o1_downtime_ms.unwrap());
+        assert!(downtime >= o1 - 1e-6, "{run:?}");
+        assert!(run.o2_downtime_ms.unwrap() >= o1 - 1e-6, "{run:?}");
+    }
+    println!("{:#?}", played.runs[0]);
+}
+
+fn tiny(plan: &Plan) -> Vec<Input> {
+    let spec = &plan.traces[0];
+    let tick = |at: u64| {
+        let end = Tick::from_nanos((at + 1) * 10_000_000);
+        let busy = at % 300 > 100;
+        let pages = if busy { 30 } else { 2 };
+        let start = at * 37 % 900;
+        TraceTick::new(end, vec![PageRun::new(PageIndex::new(start), pages)])
+    };
+    let header = TraceHeader::new(2000, "made up");
+    vec![input(spec, "tiny".to_owned(), &header, (0..300).map(tick).collect()).unwrap()]
 }

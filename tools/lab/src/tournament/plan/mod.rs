@@ -200,6 +200,18 @@ pub struct Weights {
     pub guest_loss_ms_per_s: f64,
 }
 
+impl Weights {
+    /// Without the name, as the oracles take them.
+    #[must_use]
+    pub fn oracle(&self) -> precopy::sim::oracle::Weights {
+        precopy::sim::oracle::Weights {
+            time_ms_per_s: self.time_ms_per_s,
+            bytes_ms_per_gib: self.bytes_ms_per_gib,
+            guest_loss_ms_per_s: self.guest_loss_ms_per_s,
+        }
+    }
+}
+
 /// A plan, checked.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
@@ -216,6 +228,8 @@ pub struct Plan {
     pub t_max_s: f64,
     /// Fixed cost of a switchover in milliseconds, the network's round trips apart.
     pub d0_ms: f64,
+    /// Time that a guest loses at the first write to a page after a harvest, in microseconds.
+    pub fault_us: f64,
     /// Start offsets for each trace, evenly over it.
     pub offsets: u32,
     /// Whether one more offset is the one whose first copy ends as the busiest second begins.
