@@ -7,7 +7,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use precopy::engine::{CancelToken, EngineEvent, MigrateError, SourceOptions};
-use precopy::guest::GuestControl;
 use precopy::policy::StrategySpec;
 use precopy::report::{MayRunHere, Outcome, Report};
 use precopy::session::Shadow;

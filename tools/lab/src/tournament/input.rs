@@ -14,7 +14,7 @@ use precopy::trace::{MemoryTrace, TickSource, TraceHeader, TraceTick};
 use precopy::units::{PageRun, Tick};
 
 use super::plan::{Origin, Plan, Split, TraceSpec};
-use crate::traces::{Limits, Recording, TraceError, TraceReader};
+use crate::traces::{Limits, Recording, TraceError, compressed};
 
 /// Most files of a folder.
 const FILES_MAX: usize = 1000;
@@ -202,7 +202,7 @@ fn file(spec: &TraceSpec, path: &Path, name: Option<String>) -> Result<Input, In
 fn text(spec: &TraceSpec, bytes: &[u8], name: String) -> Result<Input, InputError> {
     let line = spec.line;
     let trace = |source| InputError::Trace { line, name: name.clone(), source };
-    let mut reader = TraceReader::compressed(bytes, Limits::default()).map_err(trace)?;
+    let mut reader = compressed(bytes, Limits::default()).map_err(trace)?;
     let from = reader.header();
     let mut header = TraceHeader::new(from.pages, from.guest.clone());
     header.notes.clone_from(&from.scenario);
@@ -212,7 +212,7 @@ fn text(spec: &TraceSpec, bytes: &[u8], name: String) -> Result<Input, InputErro
         return Err(InputError::Unusable { line, name, why });
     }
     let mut ticks = Vec::new();
-    while let Some(epoch) = reader.next_epoch().map_err(trace)? {
+    while let Some(epoch) = reader.next_epoch().map_err(TraceError::from).map_err(trace)? {
         ticks.push(TraceTick::new(epoch.time, joined(&epoch.runs)));
     }
     input(spec, name, &header, ticks)
