@@ -20,6 +20,7 @@ mod destination;
 pub mod explore;
 mod guest;
 mod model;
+pub mod oracle;
 pub mod pair;
 mod replay;
 mod rng;
