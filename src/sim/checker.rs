@@ -3,8 +3,10 @@
 
 use std::fmt;
 
+use super::versions::Versions;
 use crate::bitmap::DenseBitmap;
 use crate::report::Outcome;
+use crate::units::PageIndex;
 
 /// A broken rule.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -43,9 +45,9 @@ impl Checker {
     }
 
     /// R3: a page frame writes `new` over `old`.
-    pub(super) fn page_written(&mut self, page: usize, old: u32, new: u32) {
+    pub(super) fn page_written(&mut self, page: PageIndex, old: u32, new: u32) {
         if new < old {
-            self.breach("R3", format!("page {page}: version {new} landed on version {old}"));
+            self.breach("R3", format!("{page}: version {new} landed on version {old}"));
         }
     }
 
@@ -59,19 +61,15 @@ impl Checker {
     /// R7 (and with it R1, R2): the destination resumes.
     pub(super) fn resumed_at_destination(
         &mut self,
-        source: &[u32],
-        destination: &[u32],
+        source: &Versions,
+        destination: &Versions,
         source_state: u64,
         destination_state: Option<u64>,
     ) {
-        if let Some(page) = (0..source.len()).find(|p| source[*p] != destination[*p]) {
-            self.breach(
-                "R7",
-                format!(
-                    "page {page} has version {} at the destination and {} at the source",
-                    destination[page], source[page]
-                ),
-            );
+        if let Some(page) = source.first_difference(destination) {
+            let (here, there) = (source.get(page), destination.get(page));
+            let what = format!("{page} has version {there} at the destination and {here} here");
+            self.breach("R7", what);
         }
         if destination_state != Some(source_state) {
             self.breach("R7", format!("state {destination_state:?}, not {source_state}"));

@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::checker::Checker;
 use super::model::{Frame, digest_of};
 use super::source::{SourceHost, WireItem};
+use super::versions::Versions;
 use crate::session::destination::DestinationPhase;
 use crate::session::{
     ChannelGate, DestinationAction, DestinationConfig, DestinationInput, DestinationSession,
 };
-use crate::units::{ChannelId, Tick};
+use crate::units::{ChannelId, PageIndex, Tick};
 use crate::wire::{Digest, Fate, Message};
 
 /// What goes wrong at a destination, if anything.
@@ -41,7 +42,7 @@ pub(super) struct DestinationHost {
     pub(super) session: DestinationSession,
     pub(super) gates: Vec<ChannelGate>,
     first_frames: Vec<Option<Tick>>,
-    pub(super) versions: Vec<u32>,
+    pub(super) versions: Versions,
     pub(super) state: Option<u64>,
     pub(super) running: bool,
     pub(super) took_over: bool,
@@ -64,7 +65,7 @@ impl DestinationHost {
             session: DestinationSession::new(now, config),
             gates: Vec::new(),
             first_frames: Vec::new(),
-            versions: Vec::new(),
+            versions: Versions::default(),
             state: None,
             running: false,
             took_over: false,
@@ -96,11 +97,7 @@ impl DestinationHost {
                 let pages = frame.versions.len() as u64;
                 match self.gates[lane].admit(frame.round, open, pages, frame.bytes) {
                     Ok(()) => {
-                        for (page, version) in frame.pages() {
-                            let page = page.as_usize();
-                            check.page_written(page, self.versions[page], version);
-                            self.versions[page] = version;
-                        }
+                        self.write(&frame, check);
                         taken = Some(frame);
                         DestinationInput::Alive
                     }
@@ -123,6 +120,16 @@ impl DestinationHost {
         };
         self.handle(now, input, source, check);
         taken
+    }
+
+    fn write(&mut self, frame: &Frame, check: &mut Checker) {
+        let mut rest = frame.versions.as_slice();
+        for run in &frame.runs {
+            let (versions, after) = rest.split_at(PageIndex::new(run.pages()).as_usize());
+            let seen = |page, old, new| check.page_written(page, old, new);
+            self.versions.write(*run, versions, seen);
+            rest = after;
+        }
     }
 
     pub(super) fn handle(
@@ -165,7 +172,7 @@ impl DestinationHost {
                 }
                 DestinationAction::CreateGuest(_) if self.faults.create => failed("creation"),
                 DestinationAction::CreateGuest(hello) => {
-                    self.versions = vec![0; hello.regions.all().end().as_usize()];
+                    self.versions = Versions::zero(hello.regions.pages());
                     let channels = usize::from(self.session.channels());
                     self.gates = vec![ChannelGate::new(); channels];
                     self.first_frames = vec![None; channels];
@@ -180,7 +187,7 @@ impl DestinationHost {
                 }
                 DestinationAction::ComputeDigest => {
                     if self.faults.rot {
-                        self.versions[0] = self.versions[0].wrapping_add(1);
+                        self.versions.add(PageIndex::new(0));
                     }
                     Some(DestinationInput::Digested(Digest(digest_of(&self.versions))))
                 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::checker::Checker;
 use super::source::SourceHost;
 use crate::bitmap::DenseBitmap;
+use crate::trace::PageContent;
 use crate::units::{PageIndex, Throttle, Tick};
 
 /// A guest, with the world around it, on the simulator's clock.
@@ -41,6 +42,18 @@ pub trait VirtualGuest: Debug {
     /// much less done from here on. A guest whose work does not depend on time ignores it.
     fn lose(&mut self, time: Duration) {
         let _ = time;
+    }
+
+    /// Whether it knows what its pages hold.
+    fn knows_content(&self) -> bool {
+        false
+    }
+
+    /// What a page holds, compared with the last time that this was asked, which is when the page
+    /// is read for sending; `None` if nobody knows.
+    fn content(&mut self, page: PageIndex) -> Option<PageContent> {
+        let _ = page;
+        None
     }
 
     /// Requests that the guest is working on, if it knows; policies see it.
@@ -82,7 +95,7 @@ impl<'g> Runner<'g> {
             self.until = until;
             let running = host.guest.running;
             let SourceHost { guest: memory, tracker, .. } = host;
-            let pages = memory.versions.len() as u64;
+            let pages = memory.versions.pages();
             let (mut refused, mut faults) = (0, 0u32);
             self.guest.run(until, running, host.throttle, &mut |page| {
                 if running && page.get() < pages {

@@ -27,6 +27,7 @@ mod rng;
 pub mod rounds;
 pub mod seeds;
 mod source;
+mod versions;
 pub mod workload;
 
 pub use checker::{Checker, Violation};

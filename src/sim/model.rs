@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The modelled guest and its dirty tracker.
 
+use super::versions::Versions;
 use crate::bitmap::DenseBitmap;
 use crate::units::{PageIndex, PageRun};
 
 /// Guest memory as one version counter a page, and the guest's own state as its count of writes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct ModelGuest {
-    pub(super) versions: Vec<u32>,
+    pub(super) versions: Versions,
     pub(super) writes: u64,
     pub(super) running: bool,
     /// Pages written since tracking was armed, for R5.
@@ -25,9 +26,9 @@ pub(super) struct Stale {
 
 impl ModelGuest {
     /// A running guest; `populated` pages hold something already.
-    pub(super) fn new(pages: u64, populated: impl Fn(u64) -> bool) -> Self {
-        let versions = (0..pages).map(|p| u32::from(populated(p))).collect();
-        let written = DenseBitmap::new(pages);
+    pub(super) fn new(populated: &DenseBitmap) -> Self {
+        let versions = Versions::of(populated);
+        let written = DenseBitmap::new(populated.len());
         Self { versions, writes: 0, running: true, written, stale: None }
     }
 
@@ -35,7 +36,7 @@ impl ModelGuest {
     /// page that is on record already is not protected.
     pub(super) fn write(&mut self, page: PageIndex, tracker: &mut ModelTracker) -> bool {
         debug_assert!(self.running, "a paused guest wrote");
-        self.versions[page.as_usize()] += 1;
+        self.versions.add(page);
         self.writes += 1;
         if let Some(stale) = &mut self.stale {
             stale.count += u64::from(stale.pages.insert(page));
@@ -64,7 +65,7 @@ impl ModelGuest {
     pub(super) fn held(&mut self, frame: &Frame) {
         let Some(stale) = &mut self.stale else { return };
         for (page, version) in frame.pages() {
-            if self.versions[page.as_usize()] == version {
+            if self.versions.get(page) == version {
                 stale.count -= u64::from(stale.pages.remove(page));
             } else {
                 stale.count += u64::from(stale.pages.insert(page));
@@ -72,19 +73,8 @@ impl ModelGuest {
         }
     }
 
-    /// The versions of a run of pages.
-    pub(super) fn read(&self, run: PageRun) -> &[u32] {
-        &self.versions[run.start().as_usize()..run.end().as_usize()]
-    }
-
     pub(super) fn populated(&self) -> DenseBitmap {
-        let mut set = DenseBitmap::new(self.versions.len() as u64);
-        for (page, version) in self.versions.iter().enumerate() {
-            if *version > 0 {
-                set.set(PageIndex::new(page as u64));
-            }
-        }
-        set
+        self.versions.above_zero()
     }
 
     pub(super) fn digest(&self) -> u128 {
@@ -93,9 +83,9 @@ impl ModelGuest {
 }
 
 /// Depends on every page's version and place.
-pub(super) fn digest_of(versions: &[u32]) -> u128 {
-    versions.iter().enumerate().fold(0u128, |sum, (page, version)| {
-        let mixed = (page as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(*version);
+pub(super) fn digest_of(versions: &Versions) -> u128 {
+    versions.iter().fold(0u128, |sum, (page, version)| {
+        let mixed = (page.get() + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(version);
         sum.wrapping_add(u128::from(mixed.wrapping_mul(0xd6e8_feb8_6659_fd93)))
     })
 }
@@ -113,12 +103,16 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// Pages of version 0 are zero pages. The bytes are those of a header, an entry a page (as if
-    /// no two were neighbours) and the contents.
+    pub(super) const HEADER_BYTES: u64 = 32;
+    /// An entry a page, as if no two were neighbours.
+    pub(super) const ENTRY_BYTES: u64 = 24;
+
+    /// Pages of version 0 are zero pages, and all others weigh a page.
     pub(super) fn new(round: u32, runs: Vec<PageRun>, versions: Vec<u32>) -> Self {
         let zero_pages = versions.iter().filter(|version| **version == 0).count() as u64;
         let pages = versions.len() as u64;
-        let bytes = 32 + pages * 24 + (pages - zero_pages) * 4096;
+        let contents = (pages - zero_pages) * 4096;
+        let bytes = Self::HEADER_BYTES + pages * Self::ENTRY_BYTES + contents;
         Self { round, runs, versions, zero_pages, bytes }
     }
 

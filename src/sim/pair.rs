@@ -14,11 +14,14 @@ use super::destination::{DestinationCosts, DestinationFaults, DestinationHost};
 use super::guest::{Runner, VirtualGuest};
 use super::model::ModelGuest;
 use super::source::{Costs, Job, SourceFaults, SourceHost, WireItem};
+use crate::bitmap::DenseBitmap;
 use crate::report::RoundReport;
 use crate::session::{DestinationInput, SessionEvent, SourceInput, SourcePhase};
-use crate::units::{ChannelId, PageIndex, PageSize, Tick};
+use crate::units::{ChannelId, PageIndex, PageRun, PageSize, Tick};
+use crate::wire::RoundCounts;
 
 mod curve;
+mod encoder;
 mod link;
 mod plan;
 mod queue;
@@ -28,9 +31,11 @@ mod tests;
 mod trace_tests;
 
 pub use curve::{CurvePoint, NeverStop};
+pub use encoder::EncoderModel;
 pub use link::{Link, LinkChange, LinkHabits};
 pub use plan::{Disturbance, PairPlan, PairResult};
 
+use encoder::Weigher;
 use link::{Share, Wire};
 use queue::{Event, Queue};
 
@@ -48,6 +53,7 @@ struct Pair<'g> {
     now: Tick,
     wire: Wire,
     per_page: Duration,
+    weigher: Option<Weigher>,
     queue: Queue,
     busy: Vec<bool>,
     cut: Vec<bool>,
@@ -114,6 +120,7 @@ impl<'g> Pair<'g> {
             digest: Duration::from_micros(pages / 4),
             resume: plan.state_cost,
         };
+        let weigher = Weigher::new(plan.encoder, guest, pages);
         let mut pair = Self {
             source,
             destination,
@@ -122,6 +129,7 @@ impl<'g> Pair<'g> {
             now,
             wire: Wire::new(now, plan.link, &plan.link_habits, channels),
             per_page: plan.per_page,
+            weigher,
             queue: Queue::default(),
             busy: vec![false; channels],
             cut: vec![false; channels],
@@ -267,7 +275,7 @@ impl<'g> Pair<'g> {
             }
         }
         if std::mem::take(&mut self.source.digest_due) {
-            let pages = self.source.guest.versions.len() as u64;
+            let pages = self.source.guest.versions.pages();
             self.plan(now + Duration::from_micros(pages / 4), Event::Digested);
         }
         if std::mem::take(&mut self.source.wants_to_ask) {
@@ -300,7 +308,13 @@ impl<'g> Pair<'g> {
                 return;
             }
         };
-        let Some((item, sent)) = self.source.sender_item(channel) else { return };
+        let Some((mut item, mut sent)) = self.source.sender_item(channel) else { return };
+        if let (WireItem::Pages(frame), Some(weigher)) = (&mut item, &mut self.weigher) {
+            weigher.weigh(frame, self.runner.guest);
+            let mut counts = RoundCounts::default();
+            counts.add_frame(pages, frame.bytes);
+            sent = Some((counts, frame.zero_pages));
+        }
         let ready = now + self.per_page * u32::try_from(pages).unwrap_or(u32::MAX);
         let gone = self.transmit(ready, channel, item);
         match sent {
@@ -346,10 +360,9 @@ impl<'g> Pair<'g> {
     /// Compares the count of stale pages with memory, for small guests.
     fn stale_is_true(&self) -> bool {
         let (here, there) = (&self.source.guest.versions, &self.destination.versions);
-        let at = |page| there.get(page).copied().unwrap_or(0);
-        here.len() > 4096
-            || (0..here.len()).filter(|page| here[*page] != at(*page)).count() as u64
-                == self.source.guest.stale_pages()
+        let stale = |(page, version): &(PageIndex, u32)| there.get(*page) != *version;
+        here.pages() > 4096
+            || here.iter().filter(stale).count() as u64 == self.source.guest.stale_pages()
     }
 
     fn query(&mut self, now: Tick) {
@@ -460,15 +473,23 @@ impl<'g> Pair<'g> {
 /// The guest's memory when the plan starts.
 fn memory_at_start(plan: &PairPlan, guest: &dyn VirtualGuest, check: &mut Checker) -> ModelGuest {
     let pages = plan.source.regions.pages();
-    let Some(populated) = guest.populated() else {
-        #[expect(clippy::cast_precision_loss, reason = "a share")]
-        return ModelGuest::new(pages, |p| (p as f64) < pages as f64 * plan.populated);
-    };
-    if populated.len() != pages {
-        let told = populated.len();
+    let told = guest.populated().map(|set| (set.len(), set));
+    if let Some((told, _)) = &told
+        && *told != pages
+    {
         check.breach("guest", format!("it tells of {told} pages, but the plan has {pages}"));
     }
-    ModelGuest::new(pages, |p| populated.contains(PageIndex::new(p)))
+    let populated = told.filter(|(told, _)| *told == pages).map_or_else(
+        || {
+            #[expect(clippy::cast_precision_loss, reason = "a share")]
+            let first = (0..pages).take_while(|p| (*p as f64) < pages as f64 * plan.populated);
+            let mut set = DenseBitmap::new(pages);
+            set.set_run(PageRun::from_range(0..first.count() as u64));
+            set
+        },
+        |(_, set)| set,
+    );
+    ModelGuest::new(&populated)
 }
 
 /// The last moment for which the pair is the one that runs the guest: its resume elsewhere, or

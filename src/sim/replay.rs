@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use super::guest::VirtualGuest;
 use crate::bitmap::DenseBitmap;
-use crate::trace::{TickSource, TraceTick};
+use crate::trace::{PageContent, TickSource, TraceTick};
 use crate::units::{PageIndex, Throttle, Tick};
 
+mod content;
 mod populated;
 #[cfg(test)]
 mod tests;
 
+use content::Contents;
 pub use populated::{Populated, touched_pages};
 
 /// What becomes of a trace while the guest is slowed down or paused.
@@ -139,6 +141,7 @@ pub struct TraceGuest<S: TickSource> {
     lap: u64,
     tick: TraceTick,
     current: Current,
+    contents: Contents,
     /// Nothing can be read any more.
     over: bool,
     error: Option<S::Error>,
@@ -165,6 +168,7 @@ impl<S: TickSource> TraceGuest<S> {
             debt: 0,
             lap: 0,
             tick: TraceTick::default(),
+            contents: Contents::default(),
             current: Current { begin: offset, end: offset, ..Current::default() },
             over: false,
             error: None,
@@ -222,6 +226,10 @@ impl<S: TickSource> TraceGuest<S> {
         for run in &self.tick.runs {
             current.pages.extend(within(run.start())..within(run.end()));
         }
+        if !self.tick.content.is_empty() {
+            self.contents.begin(self.source.header().pages);
+        }
+        self.contents.note(&self.tick);
         (current.written, current.at) = (0, 0);
         current.stride = Current::stride_over(current.pages.len());
         Ok(())
@@ -299,6 +307,14 @@ impl<S: TickSource> VirtualGuest for TraceGuest<S> {
 
     fn lose(&mut self, time: Duration) {
         self.debt = self.debt.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    fn knows_content(&self) -> bool {
+        self.contents.known()
+    }
+
+    fn content(&mut self, page: PageIndex) -> Option<PageContent> {
+        self.contents.read(page)
     }
 
     /// What the recording says, and with an open loop what came in since on top.

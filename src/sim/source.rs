@@ -300,7 +300,7 @@ impl SourceHost {
         check.bounded("runs of a batch", entries, u64::from(limits::FRAME_ENTRIES_MAX));
         let mut read = Vec::new();
         if self.faults.read_before_rearm {
-            batch.runs.iter().for_each(|run| read.extend(self.guest.read(*run)));
+            batch.runs.iter().for_each(|run| self.guest.versions.read(*run, &mut read));
             self.unarmed.push(batch.clone());
         } else {
             let tracker = &mut self.tracker;
@@ -320,7 +320,7 @@ impl SourceHost {
         if let Job::Read { batch, read } = queue.front_mut()? {
             let next = batch.runs.iter().flat_map(|r| r.iter()).nth(read.len());
             if let Some(page) = next {
-                read.push(self.guest.versions[page.as_usize()]);
+                read.push(self.guest.versions.get(page));
                 return None;
             }
         }
@@ -338,7 +338,7 @@ impl SourceHost {
             // Unless it was read already (planted fault).
             if read.is_empty() {
                 read.reserve_exact(PageIndex::new(batch.pages()).as_usize());
-                batch.runs.iter().for_each(|run| read.extend(self.guest.read(*run)));
+                batch.runs.iter().for_each(|run| self.guest.versions.read(*run, read));
             }
         }
         self.hand_out(channel)

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::{Move, StopAfter, WorldPlan};
+use crate::bitmap::DenseBitmap;
 use crate::policy::Moment;
 use crate::region::RegionTable;
 use crate::report::Outcome;
@@ -64,7 +65,9 @@ impl World {
         let at = if plan.stop_at_sent { Moment::Sent } else { Moment::Harvested };
         let policy = Box::new(StopAfter { rounds: plan.live_rounds, skip: plan.skip, at });
         // The last page starts empty, so that sparse guests are in the picture.
-        let mut guest = ModelGuest::new(plan.pages, |p| p + 1 < plan.pages);
+        let mut populated = DenseBitmap::full(plan.pages);
+        populated.clear(PageIndex::new(plan.pages - 1));
+        let mut guest = ModelGuest::new(&populated);
         guest.running = !plan.paused;
         let mut source = SourceHost::new(Tick::ZERO, config, policy, guest, plan.two_phase);
         source.faults = plan.source_faults;
@@ -156,7 +159,7 @@ impl World {
             into.push(Move::Digest);
         }
         if self.writes > 0 && self.source.guest.running && self.source.finished.is_none() {
-            let pages = u8::try_from(self.source.guest.versions.len()).unwrap_or(u8::MAX);
+            let pages = u8::try_from(self.source.guest.versions.pages()).unwrap_or(u8::MAX);
             into.extend((0..pages).map(Move::Write));
         }
         match self.query {

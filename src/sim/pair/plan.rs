@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::curve::CurvePoint;
+use super::encoder::EncoderModel;
 use super::link::{Link, LinkHabits};
 use crate::policy::Strategy;
 use crate::report::{Decision, Outcome, RoundReport, ShadowReport, Totals};
@@ -58,6 +59,8 @@ pub struct PairPlan {
     pub link: Link,
     /// What else it does.
     pub link_habits: LinkHabits,
+    /// How pages are encoded.
+    pub encoder: EncoderModel,
     /// Time that a sender takes to read and encode one page.
     pub per_page: Duration,
     /// Time that pausing takes.
@@ -93,6 +96,7 @@ impl PairPlan {
             starts_at: Tick::ZERO,
             link: Link { bandwidth_bytes_per_s: 125e6, latency: Duration::from_micros(100) },
             link_habits: LinkHabits::default(),
+            encoder: EncoderModel::default(),
             per_page: Duration::from_nanos(500),
             pause_cost: Duration::from_micros(200),
             harvest_cost: Duration::from_micros(500),

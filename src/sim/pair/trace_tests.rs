@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use super::{Link, LinkChange, NeverStop, PairPlan, PairResult, run_guest};
+use super::{EncoderModel, Link, LinkChange, NeverStop, PairPlan, PairResult, run_guest};
 use crate::policy::{PolicySpec, StopPolicy};
 use crate::region::RegionTable;
 use crate::report::Outcome;
 use crate::session::SourceConfig;
 use crate::sim::{Populated, ReplayOptions, Rng, TraceGuest};
-use crate::trace::{MemoryTrace, TraceHeader, TraceTick};
+use crate::trace::{MemoryTrace, PageContent, TraceHeader, TraceTick};
 use crate::units::{MigrationId, PageIndex, PageRun, PageSize, Tick};
 
 const PAGES: u64 = 2000;
@@ -132,4 +132,30 @@ fn a_trace_that_breaks_off_writes_nothing_more() {
     );
     let ran = migrate(&trace, policy("xen"), |_| {});
     assert_eq!((ran.outcome, ran.guest_writes), (Some(Outcome::HandedOver), 0));
+}
+
+#[test]
+fn contents_decide_what_an_encoder_sends() {
+    let untold = trace(15);
+    let ticks = untold.ticks().iter().map(|tick| {
+        let mut tick = tick.clone();
+        tick.content = tick.runs.iter().map(|run| (*run, PageContent::Delta(96))).collect();
+        tick
+    });
+    let told = MemoryTrace::new(TraceHeader::new(PAGES, "told"), ticks.collect());
+    let sent = |trace: &MemoryTrace, encoder: EncoderModel| {
+        let ran = migrate(trace, policy("xen"), |plan| plan.encoder = encoder);
+        assert_eq!((ran.outcome, ran.violations.len()), (Some(Outcome::HandedOver), 0));
+        ran.totals
+    };
+    let delta = EncoderModel::Delta { unknown_bytes: 4096 };
+    let plain = sent(&trace(15), EncoderModel::ZeroAware);
+    assert_eq!(sent(&told, EncoderModel::Raw), plain, "no page is empty");
+    assert_eq!(sent(&trace(15), delta), plain, "nobody knows what changed");
+    // What is sent again weighs a few writes' deltas, so that rounds get shorter, too.
+    let small = sent(&told, delta);
+    let (again, weight) = (small.sent_pages - PAGES, small.wire_bytes - PAGES * 4120);
+    assert!(again > 100 && weight / again < 600, "{weight} bytes for {again} pages");
+    let guessed = sent(&trace(15), EncoderModel::Delta { unknown_bytes: 400 });
+    assert!(guessed.wire_bytes < plain.wire_bytes);
 }
