@@ -5,6 +5,7 @@ mod guest;
 mod migration;
 mod paper;
 mod predict;
+mod simulate;
 mod tools;
 mod trace;
 
@@ -17,6 +18,7 @@ pub(crate) use guest::{BackingName, GuestArgs};
 pub(crate) use migration::{MigrationArgs, OnLimit, TrackerName};
 pub(crate) use paper::{Experiment, HostArgs, LinkName, LiveArgs, PaperArgs};
 pub(crate) use predict::{PredictArgs, WorkingSetArgs};
+pub(crate) use simulate::{SimulateArgs, WorkloadName};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
 };
@@ -45,6 +47,8 @@ pub(crate) enum Command {
     Ask(AskArgs),
     /// Predict what a migration will cost: rounds, time, downtime, bytes, risk to the service
     Predict(Box<PredictArgs>),
+    /// Migrate a recorded or modelled guest in virtual time: rounds, residual over time, downtime
+    Simulate(Box<SimulateArgs>),
     /// List the stop policies with their parameters
     Policies(PoliciesArgs),
     /// Try which ways of dirty tracking work on this machine

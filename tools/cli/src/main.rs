@@ -22,6 +22,7 @@ mod send;
 mod shadows;
 mod show;
 mod signals;
+mod simulate;
 mod source;
 mod spectator;
 mod system;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Receive(args) => receive::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Ask(args) => ask::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Policies(args) => policies::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Trackers(args) => trackers::run(&args),

@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use precopy::sim::Populated;
+use precopy::sim::pair::{EncoderModel, LinkChange};
+
 const SIZE: &str = "a size such as 512MiB, 2G or 4096 (K, M, G, T are powers of 1024; kB, MB, GB, \
                     TB of 1000)";
 const RATE: &str = "a rate such as 1Gbit/s, 125MB/s or 64MiB/s";
@@ -83,6 +86,7 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let read = || {
         let (number, unit) = split(text)?;
         let factor = match unit {
+            "ns" => 1e-9,
             "us" => 1e-6,
             "ms" => 1e-3,
             "s" => 1.0,
@@ -97,9 +101,107 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| format!("not {TIME}"))
 }
 
+/// A link's rate, and what it becomes when.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct LinkSteps(pub(crate) (f64, Vec<LinkChange>));
+
+/// Steps of a link at most.
+const STEPS_MAX: usize = 1000;
+
+/// `RATE[@0],RATE@TIME,...`
+pub(crate) fn link(text: &str) -> Result<LinkSteps, String> {
+    let (mut first, mut changes) = (None, Vec::new());
+    for part in text.split(',') {
+        let (rate_text, time) = part.split_once('@').map_or((part, None), |(r, t)| (r, Some(t)));
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let bytes_per_s = match rate_text.trim() {
+            "0" => 0.0,
+            rate_text => rate(rate_text).map_err(|error| format!("{part:?}: {error}"))? as f64,
+        };
+        let after = time.map(|time| seconds(time.trim())).transpose();
+        let after = after.map_err(|error| format!("{part:?}: {error}"))?;
+        match (after, first) {
+            (None, None) | (Some(Duration::ZERO), None) if bytes_per_s > 0.0 => {
+                first = Some(bytes_per_s);
+            }
+            (None, _) => return Err(format!("{part:?}: say from when, as in 60MB/s@20s")),
+            (Some(after), Some(_)) => {
+                changes.push(LinkChange { after, bandwidth_bytes_per_s: bytes_per_s });
+            }
+            (Some(_), None) => {
+                return Err(format!("{part:?}: the first rate holds from the start, above 0"));
+            }
+        }
+        if changes.len() > STEPS_MAX {
+            return Err(format!("more than {STEPS_MAX} changes"));
+        }
+    }
+    if !changes.is_sorted_by(|a, b| a.after < b.after) {
+        return Err("the changes must come in the order of time".to_owned());
+    }
+    Ok(LinkSteps((first.ok_or("no rate")?, changes)))
+}
+
+impl std::fmt::Display for LinkSteps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (first, changes) = &self.0;
+        write!(f, "{}", crate::show::rate(*first))?;
+        for change in changes {
+            let rate = crate::show::rate(change.bandwidth_bytes_per_s);
+            write!(f, ", {rate} from {}", crate::show::time(change.after))?;
+        }
+        Ok(())
+    }
+}
+
+/// How pages are encoded.
+pub(crate) fn encoder(text: &str) -> Result<EncoderModel, String> {
+    match text.split_once(':') {
+        None if text == "zero-aware" => Ok(EncoderModel::ZeroAware),
+        None if text == "raw" => Ok(EncoderModel::Raw),
+        None if text == "delta" => Ok(EncoderModel::Delta { unknown_bytes: 4096 }),
+        Some(("delta", bytes)) if bytes.parse::<u16>().is_ok_and(|bytes| bytes <= 4096) => {
+            Ok(EncoderModel::Delta { unknown_bytes: bytes.parse().unwrap_or(4096) })
+        }
+        _ => Err("not zero-aware, raw, delta or delta:BYTES with at most 4096 bytes".to_owned()),
+    }
+}
+
+/// Which pages of a trace hold something.
+pub(crate) fn populated(text: &str) -> Result<Populated, String> {
+    match text {
+        "header" => Ok(Populated::Header),
+        "all" => Ok(Populated::All),
+        "touched" => Ok(Populated::Touched),
+        _ => text
+            .strip_suffix('%')
+            .and_then(|percent| percent.parse::<f64>().ok())
+            .filter(|percent| (0.0..=100.0).contains(percent))
+            .map(|percent| Populated::Share(percent / 100.0))
+            .ok_or_else(|| "not header, all, touched or a share such as 20%".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_change_over_time() {
+        let steps = link("125MB/s@0, 60MB/s@20,0@21.5s").unwrap();
+        let (first, changes) = &steps.0;
+        assert!((first - 125e6).abs() < 1.0 && changes.len() == 2, "{steps:?}");
+        assert_eq!(changes[1].after, Duration::from_millis(21_500));
+        assert!(changes[1].bandwidth_bytes_per_s.abs() < 1e-9);
+        assert_eq!(steps.to_string(), "125.0 MB/s, 60.0 MB/s from 20.00 s, 0.0 MB/s from 21.50 s");
+        for bad in ["", "0", "1gbit,2gbit", "1gbit@3s", "1gbit,2gbit@4s,1gbit@2s", "x@1"] {
+            assert!(link(bad).is_err(), "{bad}");
+        }
+        assert_eq!(encoder("delta:400"), Ok(EncoderModel::Delta { unknown_bytes: 400 }));
+        assert!(encoder("delta:5000").is_err() && encoder("zip").is_err());
+        assert_eq!(populated("20%"), Ok(Populated::Share(0.2)));
+        assert!(populated("some").is_err() && populated("120%").is_err());
+    }
 
     #[test]
     fn sizes_rates_and_times() {

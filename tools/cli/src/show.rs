@@ -87,6 +87,11 @@ pub(crate) fn round_line(round: &RoundReport) -> String {
 
 /// The table of rounds.
 pub(crate) fn rounds(report: &Report) -> String {
+    round_table(&report.rounds)
+}
+
+/// The same for any rounds.
+pub(crate) fn round_table(rounds: &[RoundReport]) -> String {
     let mut out = format!(
         "{:>5} {:>10} {:>10} {:>9} {:>8} {:>10} {:>9} {:>9} {:>11} {:>10}  {}\n",
         "round",
@@ -101,8 +106,8 @@ pub(crate) fn rounds(report: &Report) -> String {
         "est. down",
         "verdict",
     );
-    let total = report.rounds.len();
-    for (at, round) in report.rounds.iter().enumerate() {
+    let total = rounds.len();
+    for (at, round) in rounds.iter().enumerate() {
         if at == HEAD_ROUNDS && total > HEAD_ROUNDS + TAIL_ROUNDS {
             out.push_str(&format!("  ... {} rounds\n", total - HEAD_ROUNDS - TAIL_ROUNDS));
         }

@@ -10,6 +10,8 @@ mod salvage;
 use crate::args::{TraceArgs, TraceCommand};
 use crate::exit::Exit;
 
+pub(crate) use open::text as open_text;
+
 /// Runs the command.
 pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
     match &args.command {

@@ -13,10 +13,10 @@ use precopy::trace::text::{TextLimits, TextReader};
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// A text trace, plain or decompressed.
-pub(super) type AnyText = TextReader<Box<dyn BufRead>>;
+pub(crate) type AnyText = TextReader<Box<dyn BufRead>>;
 
 /// The text at a path, or on standard input for `-`.
-pub(super) fn text(path: &Path) -> anyhow::Result<AnyText> {
+pub(crate) fn text(path: &Path) -> anyhow::Result<AnyText> {
     open_text(path).with_context(|| format!("Could not use {}", path.display()))
 }
 

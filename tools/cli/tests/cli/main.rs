@@ -8,5 +8,6 @@ mod pair;
 mod paper;
 mod predict;
 mod replay;
+mod simulate;
 mod support;
 mod words;
