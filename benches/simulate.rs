@@ -92,7 +92,8 @@ fn simulate(c: &mut Criterion) {
             #[expect(clippy::cast_precision_loss, reason = "a rate")]
             let millions = events as f64 / took / 1e6;
             println!(
-                "{guest}/{name}: {:.0} simulated s/s, {millions:.1} million page events/s, {} rounds",
+                "{guest}/{name}: {:.0} simulated s/s, {millions:.1} million page events/s, \
+                 {} rounds",
                 simulated / took,
                 ran.totals.rounds,
             );

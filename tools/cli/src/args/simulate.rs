@@ -145,7 +145,7 @@ pub(crate) struct SimulatedLinkArgs {
 pub(crate) struct CostArgs {
     /// How pages are encoded: zero-aware, raw, or delta for pages sent before; delta:BYTES says
     /// what a delta takes where the trace does not
-    #[arg(long, value_name = "ENCODER", default_value = "zero-aware", value_parser = parse::encoder)]
+    #[arg(long, value_name = "NAME", default_value = "zero-aware", value_parser = parse::encoder)]
     pub(crate) encoder: precopy::sim::pair::EncoderModel,
     /// Reading and encoding a page
     #[arg(long, value_name = "TIME", default_value = "500ns", value_parser = parse::time)]
