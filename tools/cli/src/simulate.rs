@@ -96,7 +96,7 @@ fn check(args: &SimulateArgs) -> anyhow::Result<()> {
         return Err(usage("--rate: from 0 to 1000000000 writes per second"));
     }
     let pages = guest.memory / 4096;
-    if guest.workload.is_some() && !(1..=limits::PAGES_MAX).contains(&pages) {
+    if guest.from.workload.is_some() && !(1..=limits::PAGES_MAX).contains(&pages) {
         return Err(usage("--memory: from 4KiB to 16TiB"));
     }
     if args.migration.max_time.is_zero() {
@@ -137,12 +137,12 @@ enum Guest {
 
 impl Guest {
     fn open(args: &SimulateArgs) -> anyhow::Result<Self> {
-        if let Some(path) = &args.guest.trace {
+        if let Some(path) = &args.guest.from.trace {
             let guest =
                 open_trace(path).with_context(|| format!("Could not use {}", path.display()))?;
             return Ok(guest);
         }
-        let pattern = match args.guest.workload {
+        let pattern = match args.guest.from.workload {
             None | Some(WorkloadName::Idle) => Pattern::Idle,
             Some(WorkloadName::Uniform) => Pattern::Uniform { span: 1.0 },
             Some(WorkloadName::Sequential) => Pattern::Sequential { span: 1.0 },
@@ -161,7 +161,7 @@ impl Guest {
     }
 
     fn describe(&self, args: &SimulateArgs) -> String {
-        match (self, &args.guest.trace) {
+        match (self, &args.guest.from.trace) {
             (Self::Modelled(pattern, _), _) => {
                 format!("{}, {} writes/s", pattern.name(), args.guest.rate)
             }

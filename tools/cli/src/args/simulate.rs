@@ -44,15 +44,10 @@ pub(crate) struct SimulateArgs {
 }
 
 #[derive(clap::Args, Debug)]
-#[group(id = "simulated", required = true, multiple = false, args = ["trace", "workload"])]
 #[command(next_help_heading = "Guest")]
 pub(crate) struct SimulatedGuestArgs {
-    /// A recorded guest; `-` reads text from standard input
-    #[arg(long, value_name = "FILE")]
-    pub(crate) trace: Option<PathBuf>,
-    /// A modelled guest
-    #[arg(long, value_name = "PATTERN", value_enum)]
-    pub(crate) workload: Option<WorkloadName>,
+    #[command(flatten)]
+    pub(crate) from: SimulatedSourceArgs,
     /// Where in the trace the migration begins; past its end it begins again
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse::seconds)]
     pub(crate) offset: Duration,
@@ -79,6 +74,17 @@ pub(crate) struct SimulatedGuestArgs {
     /// Modelled guest: decides which pages it writes
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub(crate) seed: u64,
+}
+
+#[derive(clap::Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct SimulatedSourceArgs {
+    /// A recorded guest; `-` reads text from standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+    /// A modelled guest
+    #[arg(long, value_name = "PATTERN", value_enum)]
+    pub(crate) workload: Option<WorkloadName>,
 }
 
 /// Modelled guests.
