@@ -64,8 +64,8 @@ fn judge(run: &LiveRun, expected_per_s: f64, steady_s: f64) -> Step {
         && !harmed;
     let requests = run.samples.len();
     let text = format!(
-        "{done_per_s:.1} op/s of {expected_per_s:.1} in virtual time, p90 {}, {requests} actions in all, {failed} \
-         failed, audit {}; steady state {steady_s} s: {}",
+        "{done_per_s:.1} op/s of {expected_per_s:.1} in virtual time, p90 {}, {requests} actions \
+         in all, {failed} failed, audit {}; steady state {steady_s} s: {}",
         verdict.map_or_else(|| "unknown".to_owned(), |verdict| verdict.to_string()),
         if harmed { "not clean" } else { "clean" },
         if kept { "kept" } else { "NOT kept" },

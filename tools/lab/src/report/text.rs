@@ -18,7 +18,8 @@ use super::rank::ranked;
 /// Longest line, columns.
 const WIDTH: usize = 100;
 
-/// Claims, capacity, policies, Table 2 and the verdicts of Fig. 3 as text, the paper's numbers beside ours.
+/// Claims, capacity, policies, Table 2 and the verdicts of Fig. 3 as text, the paper's numbers
+/// beside ours.
 #[must_use]
 pub fn render(report: &Report, claims: &[Judged]) -> String {
     let mut out = String::new();
