@@ -49,7 +49,7 @@ pub(crate) enum Command {
     Predict(Box<PredictArgs>),
     /// Migrate a recorded or modelled guest in virtual time: rounds, residual over time, downtime
     Simulate(Box<SimulateArgs>),
-    /// List the stop policies with their parameters
+    /// List the stop policies, page orders, rates and throttles, or show one with its parameters
     Policies(PoliciesArgs),
     /// Try which ways of dirty tracking work on this machine
     Trackers(TrackersArgs),

@@ -3,14 +3,11 @@
 
 use std::path::PathBuf;
 
-use precopy::policy::order::orders;
-use precopy::policy::rate::rates;
-use precopy::policy::throttle::throttles;
-use precopy::policy::{ParameterInfo, PolicyError, StrategySpec, policies};
+use precopy::policy::StrategySpec;
 use toml::de::DeTable;
 
 use super::error::PlanError;
-use super::names::{hint, nearest, shorten};
+use super::names::{hint, shorten};
 use super::table::{Lines, Table};
 use super::{
     CHANGES_MAX, Change, Entry, LINKS_MAX, LinkSpec, OFFSETS_MAX, Origin, PLAN_BYTES_MAX, Plan,
@@ -151,8 +148,11 @@ fn strategy(table: &Table<'_>) -> Result<Entry, PlanError> {
     let (text, line) = table.text("use")?.ok_or_else(|| {
         table.missing("use", "a strategy, such as \"qemu\" or \"qemu+cold-first\"")
     })?;
-    let strategy = StrategySpec::parse(text)
-        .map_err(|source| policy_error(line, table.path_of("use"), source))?;
+    let strategy = StrategySpec::parse(text).map_err(|source| PlanError::Policy {
+        line,
+        key: table.path_of("use"),
+        source,
+    })?;
     let tuning = [("default", Tuning::Default), ("train", Tuning::Train)];
     Ok(Entry {
         name: table.text("name")?.map_or_else(|| strategy.to_string(), |(name, _)| name.to_owned()),
@@ -161,32 +161,6 @@ fn strategy(table: &Table<'_>) -> Result<Entry, PlanError> {
         tuning: table.choice("tuning", &tuning)?.unwrap_or(Tuning::Default),
         line: table.line(),
     })
-}
-
-/// Everything that can be chosen by name, with its parameters: stop policies, then the others.
-fn parts() -> Vec<(&'static str, &'static [ParameterInfo])> {
-    let mut parts: Vec<_> = policies().iter().map(|info| (info.name, info.parameters)).collect();
-    parts.extend(orders().iter().map(|info| (info.name, info.parameters)));
-    parts.extend(rates().iter().map(|info| (info.name, info.parameters)));
-    parts.extend(throttles().iter().map(|info| (info.name, info.parameters)));
-    parts
-}
-
-/// An error of a strategy, with the nearest name of what is wrong in it.
-fn policy_error(line: usize, key: String, source: PolicyError) -> PlanError {
-    let near = match &source {
-        PolicyError::UnknownPolicy { name, .. } | PolicyError::UnknownPart { name, .. } => {
-            let known: Vec<&str> = parts().iter().map(|(name, _)| *name).collect();
-            nearest(name, &known)
-        }
-        PolicyError::UnknownParameter { owner, parameter, .. } => {
-            let of = parts().into_iter().find(|(name, _)| name == owner).unwrap_or_default();
-            nearest(parameter, &of.1.iter().map(|info| info.name).collect::<Vec<_>>())
-        }
-        _ => None,
-    };
-    let hint = near.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
-    PlanError::Policy { line, key, hint, source }
 }
 
 fn reference(root: &Table<'_>, strategies: &[Entry]) -> Result<usize, PlanError> {
