@@ -187,10 +187,11 @@ pub fn delta_curve<S: TickSource>(
     }
 }
 
-/// The same for any guest of the simulator, which runs unthrottled from `starts_at` on and is
-/// looked at every `step`. Offset and populated pages are the guest's own. A guest whose writes
-/// come between two looks needs [`Release::TickStart`] for a bound that holds; it is then too low
-/// by at most what the link carries in a step.
+/// [`clairvoyant_curve`] for any guest of the simulator, which runs unthrottled from `starts_at` on
+/// and is looked at every `step`. Offset and populated pages are the guest's own. A guest whose
+/// writes come between two looks needs [`Release::TickStart`] for a bound that holds; the finer
+/// the step, the closer. For replays that spread a tick's writes this is closer than the trace
+/// itself, whose ticks are longer.
 ///
 /// # Errors
 /// [`OracleError`] if the setting cannot be, the guest names pages past its `pages`, or there are
