@@ -80,6 +80,7 @@ fn a_shuffled_trace_has_nothing_to_wait_for() {
 /// With residuals that are independent draws of one law, McCall's rule stops below the oracle's
 /// reservation, whatever the law.
 #[test]
+#[expect(clippy::cast_sign_loss, reason = "numbers of pages")]
 fn independent_residuals_have_mccalls_reservation() {
     let laws: [fn(&mut Rng) -> f64; 3] = [
         |rng| 100.0 + 900.0 * rng.unit(),
