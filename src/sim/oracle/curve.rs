@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::{
-    Capacity, Clairvoyant, CostCurve, CostPoint, Looped, OracleError, Release, TraceOracleError,
+    Capacity, Clairvoyant, CostCurve, CostPoint, DeltaOracle, DeltaShare, Looped, OracleError,
+    Release, TraceOracleError,
 };
 use crate::limits;
 use crate::sim::VirtualGuest;
@@ -69,11 +70,17 @@ impl ClairvoyantSetting {
         pages: u64,
         populated: Option<&[PageRun]>,
     ) -> Result<Clairvoyant, OracleError> {
+        self.check()?;
+        let zero_page_cost = self.zero_page_wire_bytes / self.page_wire_bytes;
+        Clairvoyant::new(pages, populated, zero_page_cost, self.release)
+    }
+
+    fn check(&self) -> Result<(), OracleError> {
         let bytes = self.page_wire_bytes;
         if !(bytes.is_finite() && bytes > 0.0) {
             return Err(OracleError::PageBytes { bytes });
         }
-        Clairvoyant::new(pages, populated, self.zero_page_wire_bytes / bytes, self.release)
+        Ok(())
     }
 
     fn carried_pages(&self, until: Duration) -> f64 {
@@ -140,10 +147,51 @@ pub fn clairvoyant_curve<S: TickSource>(
     Ok(CostCurve::new(points))
 }
 
-/// The same for any guest of the simulator, which runs unthrottled from `starts_at` on and is
-/// looked at every `step`. Offset and populated pages are the guest's own. A guest whose writes
-/// come between two looks needs [`Release::TickStart`] for a bound that holds; it is then too low
-/// by at most what the link carries in a step.
+/// O4 along a trace: what stopping costs at the beginning and once every `every`, just before a
+/// tick's writes, if the pause may send deltas of `unknown` size where the trace does not tell.
+/// Bytes before the pause are those of one full send for each page that there was time for. Zero
+/// pages cost nothing. Takes time in proportion to the square of the horizon.
+///
+/// # Errors
+/// As for [`clairvoyant_ticks`].
+pub fn delta_curve<S: TickSource>(
+    source: &mut S,
+    setting: &ClairvoyantSetting,
+    unknown: DeltaShare,
+    every: Duration,
+) -> Result<CostCurve, TraceOracleError<S::Error>> {
+    setting.check()?;
+    let header = source.header();
+    let populated = setting.populated.as_deref().or(header.populated.as_deref());
+    let (pages, size) = (header.pages, header.page_size);
+    let mut oracle = DeltaOracle::new(pages, size, populated, unknown, setting.release)?;
+    let mut looped = Looped::new(source, setting.offset)?;
+    let (mut points, mut tick, mut due) = (Vec::new(), TraceTick::default(), Duration::ZERO);
+    let all = oracle.residual_pages();
+    loop {
+        let after = if due.is_zero() { Duration::ZERO } else { looped.next_tick(&mut tick)? };
+        if after > setting.horizon {
+            return Ok(CostCurve::new(points));
+        }
+        let carried_pages = setting.carried_pages(after);
+        if after >= due {
+            due = after.saturating_add(every.max(Duration::from_nanos(1)));
+            let before_pages = oracle.residual_pages_after(carried_pages);
+            let to_send_pages = carried_pages.min(all) + before_pages;
+            let residual = TickResidual { before_pages, after_pages: before_pages, to_send_pages };
+            points.extend(setting.cost(after, residual));
+        }
+        if !after.is_zero() {
+            oracle.tick(carried_pages, &tick)?;
+        }
+    }
+}
+
+/// [`clairvoyant_curve`] for any guest of the simulator, which runs unthrottled from `starts_at` on
+/// and is looked at every `step`. Offset and populated pages are the guest's own. A guest whose
+/// writes come between two looks needs [`Release::TickStart`] for a bound that holds; the finer
+/// the step, the closer. For replays that spread a tick's writes this is closer than the trace
+/// itself, whose ticks are longer.
 ///
 /// # Errors
 /// [`OracleError`] if the setting cannot be, the guest names pages past its `pages`, or there are

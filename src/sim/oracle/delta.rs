@@ -127,15 +127,26 @@ impl DeltaOracle {
         Ok(())
     }
 
-    /// The least that any schedule can leave for a pause now, in pages' worth of bytes. Takes time
-    /// in proportion to the ticks so far.
+    /// The least that any schedule can leave for a pause just after the last tick's writes, in
+    /// pages' worth of bytes. Takes time in proportion to the ticks so far.
     #[must_use]
     pub fn residual_pages(&self) -> f64 {
-        let unsent = (signed(self.at_start) * UNIT - self.carried).max(0);
+        self.residual_at(self.carried)
+    }
+
+    /// The same a while later, without a write meanwhile, when the link has carried
+    /// `carried_pages`.
+    #[must_use]
+    pub fn residual_pages_after(&self, carried_pages: f64) -> f64 {
+        self.residual_at(fixed(carried_pages).max(self.carried))
+    }
+
+    fn residual_at(&self, carried: i64) -> f64 {
+        let unsent = (signed(self.at_start) * UNIT - carried).max(0);
         let live = self.positions.iter().filter(|(_, counts)| counts.iter().any(|n| *n > 0));
         let live: Vec<_> = live.collect();
         let mut slack: Vec<i64> =
-            live.iter().map(|(released, _)| self.carried - released + unsent).collect();
+            live.iter().map(|(released, _)| carried - released + unsent).collect();
         let mut left = 0.0;
         for class in (1..CLASSES).rev() {
             let mut taken = vec![0i64; live.len()];

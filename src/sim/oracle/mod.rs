@@ -35,6 +35,7 @@ pub use clairvoyant::{Clairvoyant, Release};
 pub use cost::{Axis, CostCurve, CostPoint, Infeasible, Weights};
 pub use curve::{
     ClairvoyantSetting, TickResidual, clairvoyant_curve, clairvoyant_guest, clairvoyant_ticks,
+    delta_curve,
 };
 pub use delta::{DeltaOracle, DeltaShare};
 pub use looped::{Looped, TraceOracleError};

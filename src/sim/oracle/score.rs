@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{CostCurve, CostPoint, Infeasible, Weights};
+
 /// The cost J of one run, of the best stop for its mechanism (O2), and of the clairvoyant (O1), in
 /// milliseconds and with the fixed downtime in each: without it a ratio has no bound.
 ///
@@ -19,6 +21,24 @@ pub struct Score {
 }
 
 impl Score {
+    /// A run that stopped at `stopped`, beside the best stops on the curve of its own mechanism
+    /// and on that of the clairvoyant, all by the same weights.
+    ///
+    /// # Errors
+    /// [`Infeasible::Empty`] if a curve has no point.
+    pub fn new(
+        stopped: &CostPoint,
+        mechanism: &CostCurve,
+        clairvoyant: &CostCurve,
+        weights: &Weights,
+    ) -> Result<Self, Infeasible> {
+        Ok(Self {
+            cost_ms: stopped.cost_ms(weights),
+            best_stop_ms: mechanism.best(weights)?.cost_ms(weights),
+            clairvoyant_ms: clairvoyant.best(weights)?.cost_ms(weights),
+        })
+    }
+
     /// What the choice of the moment cost: J - J(O2).
     #[must_use]
     pub fn regret_ms(&self) -> f64 {

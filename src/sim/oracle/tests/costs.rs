@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::sim::oracle::{Axis, CostCurve, CostPoint, Infeasible, Weights};
+use crate::sim::oracle::{Axis, CostCurve, CostPoint, Infeasible, Score, Weights};
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -56,6 +56,22 @@ fn weights_decide_the_best_stop() {
     });
     let by_hand = 300.0 + 10.0 * 2.3 + 2.3e9 / f64::from(1 << 30) + 100.0 * 0.1;
     assert!((cost - by_hand).abs() < 1e-9, "{cost}");
+}
+
+#[test]
+fn a_run_is_put_beside_the_best_stops() {
+    let clairvoyant = CostCurve::new(vec![point(0, 2000, 0.0, 0.0), point(2000, 150, 2e9, 0.0)]);
+    let stopped = point(3000, 450, 3e9, 0.0);
+    let weights = Weights { time_ms_per_s: 100.0, ..Weights::default() };
+    let score = Score::new(&stopped, &curve(), &clairvoyant, &weights).unwrap();
+    let by_hand = [450.0 + 345.0, 300.0 + 230.0, 150.0 + 215.0];
+    for (got, by_hand) in
+        [score.cost_ms, score.best_stop_ms, score.clairvoyant_ms].iter().zip(by_hand)
+    {
+        assert!((got - by_hand).abs() < 1e-9, "{score:?}");
+    }
+    let nothing = Score::new(&stopped, &CostCurve::default(), &clairvoyant, &weights);
+    assert_eq!(nothing, Err(Infeasible::Empty));
 }
 
 #[test]

@@ -2,13 +2,17 @@
 //! O4 against every schedule of small worlds, and against O1.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use crate::bitmap::DenseBitmap;
 use crate::sim::Rng;
-use crate::sim::oracle::{Clairvoyant, DeltaOracle, DeltaShare, Release};
-use crate::trace::{PageContent, TraceTick};
+use crate::sim::oracle::{
+    Capacity, Clairvoyant, ClairvoyantSetting, DeltaOracle, DeltaShare, Release, clairvoyant_curve,
+    delta_curve,
+};
+use crate::trace::{MemoryTrace, PageContent, TraceHeader, TraceTick};
 use crate::units::{PageIndex, PageRun, PageSize, Tick};
 
 const PAGE_BYTES: u16 = 4096;
@@ -109,10 +113,14 @@ fn no_schedule_of_a_small_world_leaves_less_with_deltas() {
     assert!(left > 2000 && below_full > 1000, "not all trivial: {left} {below_full}");
 }
 
+fn pages() -> impl Strategy<Value = Vec<u64>> {
+    prop::collection::vec(0u64..40, 0..12)
+}
+
 proptest! {
     #[test]
     fn deltas_as_large_as_pages_change_nothing(
-        ticks in prop::collection::vec((0.0..6.0f64, prop::collection::vec(0u64..40, 0..12)), 1..60),
+        ticks in prop::collection::vec((0.0..6.0f64, pages()), 1..60),
         share in 0.0..1.0f64,
     ) {
         let mut plain = Clairvoyant::new(40, None, 0.0, Release::TickEnd).unwrap();
@@ -154,4 +162,37 @@ fn what_the_trace_says_of_a_page_counts() {
     assert_eq!(error, "Tick 3 names pages 11..13, but the guest has 12 pages");
     let bad = DeltaOracle::new(8, PageSize::BASE, None, DeltaShare(1.5), Release::TickEnd);
     assert!(bad.unwrap_err().to_string().contains("from 0 to 1"));
+}
+
+#[test]
+fn a_curve_with_deltas_lies_below_the_one_without() {
+    let mut rng = Rng::new(17);
+    let ms = Duration::from_millis;
+    let ticks = (1..=300u64).map(|number| {
+        let mut set = DenseBitmap::new(500);
+        (0..rng.below(60)).for_each(|_| set.set(PageIndex::new(rng.below(500))));
+        TraceTick::new(Tick::ZERO + ms(10 * number), set.runs().collect())
+    });
+    let mut trace = MemoryTrace::new(TraceHeader::new(500, "random"), ticks.collect());
+    let mut setting = ClairvoyantSetting::new(Capacity::constant(4120e3).unwrap(), ms(4000));
+    setting.fixed_downtime = ms(7);
+    let plain = clairvoyant_curve(&mut trace, &setting).unwrap();
+    let mut curve =
+        |share, every| delta_curve(&mut trace, &setting, DeltaShare(share), every).unwrap();
+    let whole = curve(1.0, Duration::ZERO);
+    assert_eq!(whole.points().len(), plain.points().len());
+    for (whole, plain) in whole.points().iter().zip(plain.points()) {
+        assert_eq!(whole.at, plain.at);
+        assert!((whole.residual_pages - plain.residual_pages).abs() < 1e-6);
+    }
+    let tenth = curve(0.1, ms(100));
+    assert_eq!(tenth.points().len(), 41);
+    let late = tenth.points().iter().filter(|p| p.at >= ms(1000));
+    for point in late {
+        let plain = plain.points().iter().find(|p| p.at == point.at).unwrap();
+        // A tenth is rounded down to a sixteenth; everything was sent once by then.
+        let sixteenth = plain.residual_pages / 16.0;
+        assert!((point.residual_pages - sixteenth).abs() < 1e-6);
+        assert!(plain.residual_pages > 0.0 && point.downtime >= ms(7));
+    }
 }

@@ -3,6 +3,7 @@
 
 mod clairvoyant;
 mod closed_forms;
+mod controls;
 mod costs;
 mod delta;
 mod strategies;
