@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use precopy::policy::Guards;
+use precopy::sim::touched_pages;
 use precopy::trace::TraceTick;
 
 use super::*;
@@ -25,7 +26,7 @@ fn errors_and_orders_are_told() {
             downtime_s,
             ..Figures::default()
         };
-        Compared::new("guest", name, figures(live), figures(simulated), costs)
+        Compared::new("guest", name, vec![(figures(live), figures(simulated))], costs)
     };
     let rows = vec![
         row("a", (1000, 0.010), (1010, 0.011)),
@@ -68,6 +69,10 @@ fn a_recorded_migration_is_simulated() {
     let (first, replayed) = (&live.report.rounds[0], &result.rounds[0]);
     assert_eq!(first.sent_pages - first.zero_pages, replayed.sent_pages);
     assert!(result.rounds[1].sent_pages > 0);
+    let coarse = live.recorded.coarser(5);
+    assert_eq!(coarse.trace.ticks().len(), ticks.len().div_ceil(5));
+    let all = |trace: &precopy::trace::MemoryTrace| touched_pages(&mut trace.clone()).unwrap();
+    assert_eq!(all(&coarse.trace), all(&live.recorded.trace), "no page is lost");
     let again =
         simulate(&live.recorded, &case.strategy, &case.guards, case.downtime_limit, costs).unwrap();
     assert_eq!(result.log_hash, again.1.log_hash, "a replay is always the same");
