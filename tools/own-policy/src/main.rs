@@ -28,8 +28,8 @@ fn main() -> anyhow::Result<()> {
         let downtime = row.downtime_ms.map_or(f64::NAN, |spread| spread.median);
         let ratio = row.ratio_o2.map_or(f64::NAN, |spread| spread.median);
         println!(
-            "  {:<6} median downtime {downtime:>7.1} ms, {:>3.0} % within the budget, {ratio:.2} times \
-             the cost of the best stop",
+            "  {:<6} median downtime {downtime:>7.1} ms, {:>3.0} % within the budget, {ratio:.2} \
+             times the cost of the best stop",
             row.strategy,
             row.hit_share * 100.0
         );
