@@ -66,6 +66,8 @@ pub const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PEEK_WINDOW_PAGES: u64 = 4096;
 /// Batches queued on one channel ahead of the one that is being sent.
 pub const CHANNEL_QUEUE_BATCHES: usize = 2;
+/// Least bytes that the kernel may hold unsent on a capped connection; two of its packets.
+pub const UNSENT_BYTES_LEAST: u32 = 128 << 10;
 /// Messages and batches that wait for one channel's sending thread. Holds a whole state, all
 /// announcements and more; only a destination that reads nothing fills it.
 pub const SOURCE_QUEUE_JOBS: usize = 1024;

@@ -17,7 +17,8 @@ pub enum ShadowOrder {
     /// stops nothing is estimated, unless it asks for harvests, a throttle or a rate.
     Shared,
     /// Its own, modelled: what its page order would owe, fed with the acting strategy's harvests,
-    /// over a link as fast as the one measured.
+    /// over a link as fast as the one measured. Writes to a page that the acting strategy clears
+    /// as it sends it are in no harvest: beside such an order the model owes too little.
     Modelled,
 }
 

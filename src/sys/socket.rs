@@ -51,6 +51,24 @@ pub(crate) fn set_max_pacing_rate(socket: &impl AsFd, bytes_per_s: u64) -> io::R
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
+/// Bounds what the kernel takes from a writer ahead of what it has sent, by `TCP_NOTSENT_LOWAT`
+/// (tcp(7)); a writer that would go past it waits. `u32::MAX` lifts the bound.
+pub(crate) fn set_unsent_max(socket: &impl AsFd, bytes: u32) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<u32>()).unwrap_or(4);
+    // SAFETY: the descriptor is borrowed and thus open; the pointer is to a live u32 of the given
+    // length, which the kernel only reads.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            length,
+        )
+    };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
 /// Breaks a TCP connection off with a reset (RST) at once, whoever else holds the descriptor.
 /// Connecting to the address family `AF_UNSPEC` does that: connect(2).
 pub(crate) fn reset(socket: &impl AsFd) -> io::Result<()> {

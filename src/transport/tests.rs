@@ -50,6 +50,21 @@ fn tcp_sockets_are_set_up() {
     assert_eq!(crate::sys::socket::max_pacing_rate(&same).unwrap(), u64::MAX);
 }
 
+/// A capped connection takes little ahead of what it has sent: whoever cuts a round waits for it.
+#[test]
+fn a_capped_connection_takes_little_ahead() {
+    let (mut connector, mut listener) = tcp();
+    let connection = connector.connect(Duration::from_secs(5)).unwrap();
+    let _other_end = listener.accept(Duration::from_secs(5)).unwrap();
+    connection.set_send_rate(Some(1000)).unwrap();
+    connection.set_io_timeout(Some(Duration::from_millis(50))).unwrap();
+    let (mut writer, mut taken) = (connection.writer().unwrap(), 0);
+    while let Ok(bytes) = writer.write(&[0; 16 << 10]) {
+        taken += bytes;
+    }
+    assert!((64 << 10..1 << 20).contains(&taken), "{taken} bytes");
+}
+
 #[test]
 fn nobody_listening_is_refused() {
     let (mut connector, listener) = tcp();

@@ -15,6 +15,9 @@ const PAGES: u64 = 32_768;
 /// Guests, each with a seed of its own.
 const SEEDS: u64 = 20;
 
+/// A guest that does not calm down is paused by then.
+const LONGEST: Duration = Duration::from_secs(20);
+
 /// What a strategy came to: medians over all guests.
 #[derive(Clone, Copy, PartialEq, Debug)]
 #[non_exhaustive]
@@ -35,14 +38,16 @@ pub struct Row {
 /// # Errors
 /// If the guest's memory cannot be described.
 pub fn simulate(strategy: impl Fn() -> Strategy) -> Result<Row, RegionError> {
+    let mut guards = Guards::default();
+    guards.max_duration = Some(LONGEST);
     let (mut downtimes, mut bytes, mut rounds) = (Vec::new(), Vec::new(), Vec::new());
     for seed in 0..SEEDS {
         let mut config =
             SourceConfig::new(MigrationId::new(1), RegionTable::single(PageSize::BASE, PAGES)?);
         config.downtime_limit = Duration::from_millis(10);
         let bursts = Pattern::Bursts { period_ms: 700 + 40 * seed, duty: 0.5 };
-        let load = Workload::new(bursts, 12_000.0, PAGES, seed);
-        let ran = run(PairPlan::new(config, strategy().guarded(&Guards::default()), load));
+        let load = Workload::new(bursts, 40_000.0, PAGES, seed);
+        let ran = run(PairPlan::new(config, strategy().guarded(&guards), load));
         downtimes.extend(ran.downtime);
         bytes.push(ran.totals.wire_bytes);
         rounds.push(ran.totals.rounds);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A policy of one's own against QEMU's: first in the simulator, then live, each in the shadow of
-//! the other.
+//! A policy of one's own against QEMU's: in the simulator, in a tournament on a recorded guest,
+//! and live, with QEMU's in its shadow.
 
 use own_policy::lull::Lull;
-use own_policy::{compare, live};
+use own_policy::{compare, live, tournament};
 use precopy::policy::{Guards, Strategy, StrategySpec};
 use precopy::session::Shadow;
 
@@ -21,6 +21,17 @@ fn main() -> anyhow::Result<()> {
             row.rounds,
             row.wire_bytes / 1_000_000,
             row.downtime
+        );
+    }
+    println!("Tournament: a recorded web site, 125 MB/s, budget 50 ms");
+    for row in tournament::ranking(own)? {
+        let downtime = row.downtime_ms.map_or(f64::NAN, |spread| spread.median);
+        let ratio = row.ratio_o2.map_or(f64::NAN, |spread| spread.median);
+        println!(
+            "  {:<6} median downtime {downtime:>7.1} ms, {:>3.0} % within the budget, {ratio:.2} \
+             times the cost of the best stop",
+            row.strategy,
+            row.hit_share * 100.0
         );
     }
     println!("Live: a guest of 32 MiB over loopback at 40 MB/s, by lull, with qemu in its shadow");

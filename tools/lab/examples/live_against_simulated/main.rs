@@ -3,7 +3,7 @@
 //! loopback link while its writes are recorded, and then a replay of that record in virtual time.
 //!
 //! `cargo run --release -p lab --example live_against_simulated -- \
-//!     [counters|web|both] [MEMORY_MIB] [CAP_MB_PER_S] [JSON] [STRATEGY...]`
+//!     [counters|web|both] [MEMORY_MIB] [CAP_MB_PER_S] [RUNS] [JSON] [STRATEGY...]`
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ const USERS_PAGES: u64 = 524_288;
 fn guests(kind: &str, pages: u64) -> anyhow::Result<Vec<(String, Guest, Duration)>> {
     let mut list = Vec::new();
     if matches!(kind, "counters" | "both") {
-        let line = "vcpus=1,pattern=zipf,skew=0.9,pages_per_s=6000,fill=100%";
+        let line = "vcpus=1,pattern=zipf,skew=0.9,pages_per_s=8000,fill=100%";
         let config = line.parse().context("the counting guest")?;
         let name = format!("counters, {} MiB: {line}", pages >> 8);
         list.push((name, Guest::Counters { pages, config }, Duration::from_secs(2)));
@@ -57,9 +57,10 @@ fn main() -> anyhow::Result<()> {
     let word = |at: usize, default: &'static str| {
         words.get(at).map_or_else(|| default.to_owned(), Clone::clone)
     };
-    let pages = word(1, "256").parse::<u64>().context("MEMORY_MIB")? << 8;
+    let pages = word(1, "128").parse::<u64>().context("MEMORY_MIB")? << 8;
     let cap = word(2, "50").parse::<u64>().context("CAP_MB_PER_S")? * 1_000_000;
-    let strategies: Vec<&str> = match words.get(4..) {
+    let runs = word(3, "3").parse::<usize>().context("RUNS")?.max(1);
+    let strategies: Vec<&str> = match words.get(5..) {
         Some(list) if !list.is_empty() => list.iter().map(String::as_str).collect(),
         _ => STRATEGIES.to_vec(),
     };
@@ -67,9 +68,8 @@ fn main() -> anyhow::Result<()> {
     println!("link: {:.2} MB/s, one way {:?}", link.bandwidth_bytes_per_s / 1e6, link.latency);
     let mut all = Vec::new();
     for (name, guest, warm_up) in guests(&word(0, "both"), pages)? {
-        let mut rows = Vec::new();
+        let (mut fine, mut coarse) = (Vec::new(), Vec::new());
         for (at, strategy) in strategies.iter().enumerate() {
-            eprint!("{}/{}  {name}: {strategy}, live ... ", at + 1, strategies.len());
             let case = LiveCase {
                 guest: guest.clone(),
                 strategy: (*strategy).to_owned(),
@@ -78,13 +78,20 @@ fn main() -> anyhow::Result<()> {
                 cap_bytes_per_s: cap,
                 warm_up,
             };
-            rows.push(compare(&name, &case, link)?);
+            eprint!("{}/{}  {name}: {strategy}:", at + 1, strategies.len());
+            let (row, other) = compare(&name, &case, link, runs)?;
+            eprintln!();
+            fine.push(row);
+            coarse.push(other);
         }
-        let comparison = Comparison::new(&name, rows);
+        let comparison = Comparison::new(&name, fine);
         println!("\n{comparison}");
-        all.push(comparison);
+        let coarser =
+            Comparison::new(&format!("{name}; the same recorded in ticks of 10 ms"), coarse);
+        println!("\n{coarser}");
+        all.extend([comparison, coarser]);
     }
-    let path = word(3, "");
+    let path = word(4, "");
     if !path.is_empty() {
         std::fs::write(&path, serde_json::to_string_pretty(&all)? + "\n")
             .with_context(|| format!("Could not write {path}"))?;
@@ -92,26 +99,45 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn compare(name: &str, case: &LiveCase, link: Costs) -> anyhow::Result<Compared> {
-    let live = measure(case)?;
-    eprint!("{:.1} s, simulated ... ", live.figures.time_s);
-    let mut costs = Costs::of(&live.report, link.bandwidth_bytes_per_s);
-    costs.latency = link.latency;
-    let (guards, limit) = (&case.guards, case.downtime_limit);
-    let (simulated, result) = simulate(&live.recorded, &case.strategy, guards, limit, costs)?;
-    anyhow::ensure!(result.violations.is_empty(), "{:?}", result.violations);
-    eprintln!("{:.1} s", simulated.time_s);
-    let mut row = Compared::new(name, &case.strategy, live.figures, simulated, costs);
-    let recorded = &live.recorded;
-    let span = recorded.trace.end().unwrap_or_default().as_nanos();
-    let ticks = recorded.trace.ticks().iter();
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let rate = ticks.map(|tick| tick.pages() as f64).sum::<f64>() / (span as f64 / 1e9).max(1e-9);
-    row.dirty_pages_per_s = rate;
-    if std::env::var_os("DETAILS").is_some() {
-        details(&live.report, &result);
+/// Some live runs, each simulated from its own record, in ticks of 2 ms and of 10 ms.
+fn compare(
+    name: &str,
+    case: &LiveCase,
+    link: Costs,
+    runs: usize,
+) -> anyhow::Result<(Compared, Compared)> {
+    let (mut fine, mut coarse, mut last, mut rates) = (Vec::new(), Vec::new(), link, Vec::new());
+    for _ in 0..runs {
+        let live = measure(case)?;
+        let mut costs = Costs::of(&live.report, link.bandwidth_bytes_per_s);
+        costs.latency = link.latency;
+        let (guards, limit) = (&case.guards, case.downtime_limit);
+        let recorded = &live.recorded;
+        let (simulated, result) = simulate(recorded, &case.strategy, guards, limit, costs)?;
+        anyhow::ensure!(result.violations.is_empty(), "{:?}", result.violations);
+        let (other, _) = simulate(&recorded.coarser(5), &case.strategy, guards, limit, costs)?;
+        eprint!("  {:.2} s, {:.2} s", live.figures.time_s, simulated.time_s);
+        if std::env::var_os("DETAILS").is_some() {
+            details(&live.report, &result);
+        }
+        let span = recorded.trace.end().unwrap_or_default().as_nanos();
+        let ticks = recorded.trace.ticks().iter();
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        rates.push(
+            ticks.map(|tick| tick.pages() as f64).sum::<f64>() / (span as f64 / 1e9).max(1e-9),
+        );
+        fine.push((live.figures, simulated));
+        coarse.push((live.figures, other));
+        last = costs;
     }
-    Ok(row)
+    let row = |runs| {
+        let mut row = Compared::new(name, &case.strategy, runs, last);
+        #[expect(clippy::cast_precision_loss, reason = "a few runs")]
+        let runs = rates.len().max(1) as f64;
+        row.dirty_pages_per_s = rates.iter().sum::<f64>() / runs;
+        row
+    };
+    Ok((row(fine), row(coarse)))
 }
 
 /// Round by round, for whoever looks for the cause of a difference.

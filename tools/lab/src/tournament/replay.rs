@@ -48,8 +48,10 @@ pub enum ReplayError {
     },
 }
 
+/// Makes a strategy, afresh for each run.
+type Factory<'p> = Box<dyn Fn() -> Strategy + Send + Sync + 'p>;
+
 /// The simulator as a [`Runner`].
-#[derive(Debug)]
 pub struct Simulator<'p> {
     plan: &'p Plan,
     inputs: &'p [Input],
@@ -58,6 +60,15 @@ pub struct Simulator<'p> {
     /// O1 of the case that was asked for last, for each trace: groups of a case follow each
     /// other, and all need it.
     clairvoyant: Mutex<BTreeMap<usize, (Case, CostCurve)>>,
+    /// Strategies that no plan can name, by the name of the plan's entry.
+    own: BTreeMap<String, Factory<'p>>,
+}
+
+impl std::fmt::Debug for Simulator<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let own: Vec<_> = self.own.keys().collect();
+        f.debug_struct("Simulator").field("plan", self.plan).field("own", &own).finish()
+    }
 }
 
 impl<'p> Simulator<'p> {
@@ -68,7 +79,25 @@ impl<'p> Simulator<'p> {
     pub fn new(plan: &'p Plan, inputs: &'p [Input]) -> Result<Self, ReplayError> {
         let fixed =
             plan.links.iter().map(|link| fixed_cost(plan, link)).collect::<Result<_, _>>()?;
-        Ok(Self { plan, inputs, fixed, clairvoyant: Mutex::new(BTreeMap::new()) })
+        let (clairvoyant, own) = (Mutex::new(BTreeMap::new()), BTreeMap::new());
+        Ok(Self { plan, inputs, fixed, clairvoyant, own })
+    }
+
+    /// Lets a strategy of one's own play as the plan's entry of this name. What the entry itself
+    /// uses only says which mechanism it shares with others: it should have the same page order,
+    /// rate and throttle. A journal must not be used: it would not notice a change of the policy.
+    #[must_use]
+    pub fn with_own(
+        mut self,
+        name: &str,
+        strategy: impl Fn() -> Strategy + Send + Sync + 'p,
+    ) -> Self {
+        self.own.insert(name.to_owned(), Box::new(strategy));
+        self
+    }
+
+    fn build(&self, entry: &Entry) -> Strategy {
+        self.own.get(&entry.name).map_or_else(|| entry.strategy.build(), |make| make())
     }
 
     fn migrate(
@@ -135,7 +164,7 @@ impl Runner for Simulator<'_> {
         let (entry, link) =
             (&self.plan.strategies[group.strategies[0]], &self.plan.links[case.link]);
         let longest = Duration::from_secs_f64(self.plan.t_max_s);
-        let mut strategy = entry.strategy.build();
+        let mut strategy = self.build(entry);
         let never = NeverStop::new(longest);
         strategy.stop = Box::new(Unstopped { never, stop: strategy.stop });
         let result = self.migrate(case, entry, strategy, Some(SAMPLE))?;
@@ -162,7 +191,7 @@ impl Runner for Simulator<'_> {
         let longest = Duration::from_secs_f64(self.plan.t_max_s);
         let mut guards = Guards::none();
         guards.max_duration = Some(longest);
-        let built = entry.strategy.build().guarded(&guards);
+        let built = self.build(entry).guarded(&guards);
         let result = self.migrate(&group.case, entry, built, None)?;
         Ok(told(&result, Duration::from_secs_f64(entry.preflight_s), longest))
     }

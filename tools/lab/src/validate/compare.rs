@@ -26,7 +26,26 @@ pub struct Figures {
     pub downtime_s: f64,
 }
 
+impl Figures {
+    /// Median of each, over several runs.
+    #[must_use]
+    pub fn median(runs: &[Self]) -> Self {
+        fn middle<T: Copy + PartialOrd + Default>(mut values: Vec<T>) -> T {
+            values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+            values.get(values.len() / 2).copied().unwrap_or_default()
+        }
+        Self {
+            rounds: middle(runs.iter().map(|run| run.rounds).collect()),
+            sent_pages: middle(runs.iter().map(|run| run.sent_pages).collect()),
+            wire_bytes: middle(runs.iter().map(|run| run.wire_bytes).collect()),
+            time_s: middle(runs.iter().map(|run| run.time_s).collect()),
+            downtime_s: middle(runs.iter().map(|run| run.downtime_s).collect()),
+        }
+    }
+}
+
 /// One strategy, live and simulated.
+
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Compared {
@@ -34,10 +53,12 @@ pub struct Compared {
     pub guest: String,
     /// The strategy.
     pub strategy: String,
-    /// In real time.
+    /// In real time: medians, if there were several runs.
     pub live: Figures,
-    /// In virtual time.
+    /// In virtual time: medians, too.
     pub simulated: Figures,
+    /// Each run by itself.
+    pub runs: Vec<(Figures, Figures)>,
     /// What the simulator was told.
     pub costs: Costs,
     /// Distinct pages that the guest wrote per second while it migrated.
@@ -45,17 +66,19 @@ pub struct Compared {
 }
 
 impl Compared {
-    /// A pair.
+    /// Of some runs, live and simulated.
     #[must_use]
-    pub fn new(
-        guest: &str,
-        strategy: &str,
-        live: Figures,
-        simulated: Figures,
-        costs: Costs,
-    ) -> Self {
-        let (guest, strategy) = (guest.to_owned(), strategy.to_owned());
-        Self { guest, strategy, live, simulated, costs, dirty_pages_per_s: 0.0 }
+    pub fn new(guest: &str, strategy: &str, runs: Vec<(Figures, Figures)>, costs: Costs) -> Self {
+        let (live, simulated): (Vec<Figures>, Vec<Figures>) = runs.iter().copied().unzip();
+        Self {
+            guest: guest.to_owned(),
+            strategy: strategy.to_owned(),
+            live: Figures::median(&live),
+            simulated: Figures::median(&simulated),
+            runs,
+            costs,
+            dirty_pages_per_s: 0.0,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ mod tests;
 pub use compare::{Compared, Comparison, ErrorSummary, Figures};
 pub use live::{Guest, LiveCase, LiveMeasured, calibrate, measure};
 pub use record::{Recorded, Recorder};
-pub use simulate::{Costs, ReplayGuest, simulate};
+pub use simulate::{Costs, simulate};
 
 use precopy::dirty::DirtyError;
 use precopy::engine::MigrateError;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Records what a live guest writes, beside whatever tracker the engine uses: the guest marks a
-//! bitmap of the recorder's own, which a thread empties every 10 ms.
+//! bitmap of the recorder's own, which a thread empties every 2 ms.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use precopy::bitmap::{AtomicBitmap, DenseBitmap};
 use precopy::memory::{MappedMemory, MemoryError, PageReader};
-use precopy::trace::{MemoryTrace, TraceHeader, TraceTick};
+use precopy::trace::{MemoryTrace, TickSource, TraceHeader, TraceTick};
 use precopy::units::{PageIndex, Tick};
 use webvm::WriteHook;
 
-/// Length of a tick.
-const TICK: Duration = Duration::from_millis(10);
+/// Length of a tick. A page counts once a tick: whoever harvests again within a tick finds too
+/// little in a replay.
+const TICK: Duration = Duration::from_millis(2);
 
 /// What was recorded.
 #[derive(Clone, Debug)]
@@ -27,6 +28,24 @@ pub struct Recorded {
     pub migrated_at: Duration,
     /// Pages that held something else than zeros then.
     pub populated: DenseBitmap,
+}
+
+impl Recorded {
+    /// The same as a recorder with ticks `factor` times as long would have had it.
+    #[must_use]
+    pub fn coarser(&self, factor: usize) -> Self {
+        let mut set = DenseBitmap::new(self.trace.header().pages);
+        let join = |ticks: &[TraceTick]| {
+            set.clear_all();
+            ticks.iter().flat_map(|tick| &tick.runs).for_each(|run| set.set_run(*run));
+            let end = ticks.last().map(|tick| tick.end).unwrap_or_default();
+            TraceTick::new(end, set.runs().collect())
+        };
+        let ticks = self.trace.ticks().chunks(factor.max(1)).map(join).collect();
+        let mut header = self.trace.header().clone();
+        header.tick *= u32::try_from(factor.max(1)).unwrap_or(u32::MAX);
+        Self { trace: MemoryTrace::new(header, ticks), ..self.clone() }
+    }
 }
 
 #[derive(Debug, Default)]

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The recorded guest in virtual time, with the link and the costs that were measured live.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use precopy::bitmap::DenseBitmap;
 use precopy::policy::{Guards, StrategySpec};
 use precopy::region::RegionTable;
 use precopy::report::Report;
 use precopy::session::SourceConfig;
-use precopy::sim::VirtualGuest;
 use precopy::sim::pair::{Link, PairPlan, PairResult, run_guest};
-use precopy::trace::{MemoryTrace, TickSource};
-use precopy::units::{MigrationId, PageIndex, PageSize, Throttle, Tick};
+use precopy::sim::{Populated, ReplayOptions, TraceGuest};
+use precopy::trace::TickSource;
+use precopy::units::{MigrationId, PageSize};
 
 use super::{Figures, Recorded, ValidateError};
 
+/// Rounds of at least so many bytes tell what the link carries.
+const LONG_ROUND_BYTES: u64 = 1 << 20;
 /// What a harvest costs in the simulator for each page that it finds.
 const HARVEST_PER_PAGE_NS: f64 = 75.0;
 
@@ -35,9 +37,19 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// As a report tells them, over a link that carries so much.
+    /// As a report tells them. The link carries what it carried in the long live rounds; so much
+    /// if there was none.
     #[must_use]
-    pub fn of(report: &Report, bandwidth_bytes_per_s: f64) -> Self {
+    pub fn of(report: &Report, calibrated_bytes_per_s: f64) -> Self {
+        let long = report.rounds.iter().filter(|r| !r.paused && r.wire_bytes >= LONG_ROUND_BYTES);
+        let (bytes, time) = long.fold((0, Duration::ZERO), |(bytes, time), round| {
+            (bytes + round.wire_bytes, time + round.duration)
+        });
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let bandwidth_bytes_per_s = match time.as_secs_f64() {
+            seconds if seconds > 0.0 => bytes as f64 / seconds,
+            _ => calibrated_bytes_per_s,
+        };
         let parts = report.downtime.unwrap_or_default();
         let mut harvests: Vec<Duration> = report
             .rounds
@@ -57,96 +69,6 @@ impl Costs {
             harvest: harvests.get(harvests.len() / 2).copied().unwrap_or_default(),
             state: (parts.state + parts.destination_import + parts.destination_resume) / 3,
         }
-    }
-}
-
-/// A guest that writes what was recorded. Its time stands still while it is paused. At the end of
-/// the record it begins again.
-#[derive(Debug)]
-pub struct ReplayGuest {
-    trace: MemoryTrace,
-    populated: DenseBitmap,
-    now: Tick,
-    /// Time in the trace.
-    position: u64,
-    /// The tick in progress, and how many of its pages were written.
-    tick: usize,
-    written: u64,
-}
-
-impl ReplayGuest {
-    /// A guest that stands where the migration began.
-    #[must_use]
-    pub fn new(recorded: &Recorded) -> Self {
-        let position = u64::try_from(recorded.migrated_at.as_nanos()).unwrap_or(u64::MAX);
-        let ticks = recorded.trace.ticks();
-        let tick = ticks.partition_point(|tick| tick.end.as_nanos() <= position);
-        let mut guest = Self {
-            trace: recorded.trace.clone(),
-            populated: recorded.populated.clone(),
-            now: Tick::ZERO,
-            position,
-            tick,
-            written: 0,
-        };
-        guest.written = guest.due();
-        guest
-    }
-
-    fn begin_of(&self, tick: usize) -> u64 {
-        tick.checked_sub(1).map_or(0, |before| self.trace.ticks()[before].end.as_nanos())
-    }
-
-    /// Pages of the present tick that are due by now.
-    fn due(&self) -> u64 {
-        let Some(tick) = self.trace.ticks().get(self.tick) else { return 0 };
-        let begin = self.begin_of(self.tick);
-        let length = tick.end.as_nanos().saturating_sub(begin).max(1);
-        let gone = self.position.saturating_sub(begin).min(length);
-        let due = u128::from(tick.pages()) * u128::from(gone) / u128::from(length);
-        u64::try_from(due).unwrap_or(u64::MAX)
-    }
-
-    fn catch_up(&mut self, write: &mut dyn FnMut(PageIndex)) {
-        let due = self.due();
-        if let Some(tick) = self.trace.ticks().get(self.tick) {
-            let fresh = usize::try_from(due - self.written).unwrap_or(usize::MAX);
-            let from = usize::try_from(self.written).unwrap_or(usize::MAX);
-            let pages = tick.runs.iter().flat_map(|run| run.iter());
-            pages.skip(from).take(fresh).for_each(write);
-        }
-        self.written = due;
-    }
-}
-
-impl VirtualGuest for ReplayGuest {
-    fn run(
-        &mut self,
-        until: Tick,
-        running: bool,
-        _throttle: Throttle,
-        write: &mut dyn FnMut(PageIndex),
-    ) {
-        let mut left = until.as_nanos().saturating_sub(self.now.as_nanos());
-        self.now = self.now.max(until);
-        let end = self.trace.end().map_or(0, Tick::as_nanos);
-        while running && left > 0 && end > 0 {
-            let tick_ends = self.trace.ticks().get(self.tick).map_or(end, |t| t.end.as_nanos());
-            let step = left.min(tick_ends.saturating_sub(self.position));
-            self.position += step;
-            left -= step;
-            self.catch_up(write);
-            if self.position >= tick_ends {
-                (self.tick, self.written) = (self.tick + 1, 0);
-            }
-            if self.position >= end {
-                (self.tick, self.position) = (0, 0);
-            }
-        }
-    }
-
-    fn populated(&self) -> Option<DenseBitmap> {
-        Some(self.populated.clone())
     }
 }
 
@@ -173,7 +95,13 @@ pub fn simulate(
     plan.pause_cost = costs.pause;
     plan.harvest_cost = costs.harvest;
     plan.state_cost = costs.state;
-    let result = run_guest(plan, &mut ReplayGuest::new(recorded));
+    let mut options = ReplayOptions::at(recorded.migrated_at);
+    options.populated = Populated::Set(Arc::new(recorded.populated.clone()));
+    let mut guest = match TraceGuest::new(recorded.trace.clone(), &options) {
+        Ok(guest) => guest,
+        Err(never) => match never {},
+    };
+    let result = run_guest(plan, &mut guest);
     let (Some(downtime), Some(first)) = (result.downtime, result.rounds.first()) else {
         let why = result.failure.clone().unwrap_or_else(|| "no reason".to_owned());
         return Err(ValidateError::NotHandedOver { strategy: strategy.to_owned(), why });

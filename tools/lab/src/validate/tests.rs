@@ -3,48 +3,11 @@
 
 use std::time::Duration;
 
-use precopy::bitmap::DenseBitmap;
 use precopy::policy::Guards;
-use precopy::sim::VirtualGuest;
-use precopy::trace::{MemoryTrace, TraceHeader, TraceTick};
-use precopy::units::{PageIndex, PageRun, Throttle, Tick};
+use precopy::sim::touched_pages;
+use precopy::trace::TraceTick;
 
 use super::*;
-
-fn ms(ms: u64) -> Tick {
-    Tick::from_nanos(ms * 1_000_000)
-}
-
-fn recorded() -> Recorded {
-    let tick = |end, runs: &[(u64, u64)]| {
-        let run = |(start, pages): &(u64, u64)| PageRun::new(PageIndex::new(*start), *pages);
-        TraceTick::new(ms(end), runs.iter().map(run).collect())
-    };
-    let ticks = vec![tick(10, &[(0, 4)]), tick(20, &[]), tick(30, &[(8, 2), (20, 2)])];
-    let trace = MemoryTrace::new(TraceHeader::new(64, "test"), ticks);
-    Recorded { trace, migrated_at: Duration::from_millis(5), populated: DenseBitmap::full(64) }
-}
-
-fn written(guest: &mut ReplayGuest, until_ms: u64, running: bool) -> Vec<u64> {
-    let mut pages = Vec::new();
-    guest.run(ms(until_ms), running, Throttle::NONE, &mut |page| pages.push(page.get()));
-    pages
-}
-
-#[test]
-fn a_replay_writes_what_was_recorded_however_its_time_is_cut() {
-    let mut guest = ReplayGuest::new(&recorded());
-    assert_eq!(written(&mut guest, 5, true), [2, 3], "the first half was written before");
-    assert_eq!(written(&mut guest, 15, true), [0; 0]);
-    assert_eq!(written(&mut guest, 1000, false), [0; 0], "it is paused");
-    assert_eq!(written(&mut guest, 1005, true), [8, 9], "and goes on where it stood");
-    assert_eq!(written(&mut guest, 1010, true), [20, 21]);
-    assert_eq!(written(&mut guest, 1020, true), [0, 1, 2, 3], "from the beginning again");
-    let mut whole = ReplayGuest::new(&recorded());
-    let mut cut = ReplayGuest::new(&recorded());
-    let pieces: Vec<u64> = (1..=200).flat_map(|at| written(&mut cut, at, true)).collect();
-    assert_eq!(pieces, written(&mut whole, 200, true));
-}
 
 #[test]
 fn errors_and_orders_are_told() {
@@ -63,7 +26,7 @@ fn errors_and_orders_are_told() {
             downtime_s,
             ..Figures::default()
         };
-        Compared::new("guest", name, figures(live), figures(simulated), costs)
+        Compared::new("guest", name, vec![(figures(live), figures(simulated))], costs)
     };
     let rows = vec![
         row("a", (1000, 0.010), (1010, 0.011)),
@@ -106,6 +69,10 @@ fn a_recorded_migration_is_simulated() {
     let (first, replayed) = (&live.report.rounds[0], &result.rounds[0]);
     assert_eq!(first.sent_pages - first.zero_pages, replayed.sent_pages);
     assert!(result.rounds[1].sent_pages > 0);
+    let coarse = live.recorded.coarser(5);
+    assert_eq!(coarse.trace.ticks().len(), ticks.len().div_ceil(5));
+    let all = |trace: &precopy::trace::MemoryTrace| touched_pages(&mut trace.clone()).unwrap();
+    assert_eq!(all(&coarse.trace), all(&live.recorded.trace), "no page is lost");
     let again =
         simulate(&live.recorded, &case.strategy, &case.guards, case.downtime_limit, costs).unwrap();
     assert_eq!(result.log_hash, again.1.log_hash, "a replay is always the same");
