@@ -17,6 +17,7 @@
 //!    skipped), because the next harvest has not happened yet.
 
 mod cloud_hypervisor;
+mod descent;
 mod downtime_limit;
 mod fixed_rounds;
 mod guards;
@@ -25,6 +26,7 @@ mod parameters;
 mod qemu;
 pub mod rate;
 mod registry;
+mod renewal;
 mod stop_at_once;
 mod strategy;
 pub mod throttle;
@@ -41,12 +43,14 @@ use serde::{Deserialize, Serialize};
 use crate::units::{Throttle, Tick};
 
 pub use cloud_hypervisor::CloudHypervisor;
+pub use descent::Descend;
 use downtime_limit::DowntimeLimit;
 pub use fixed_rounds::FixedRounds;
 pub use guards::{GUARD_PARAMETERS, GuardAction, Guarded, Guards, NoProgress};
 pub use parameters::{ParameterInfo, ParameterKind, PolicyError};
 pub use qemu::Qemu;
 pub use registry::{Catalogue, Info, PolicyInfo, PolicySpec, Spec, parse, policies};
+pub use renewal::Renewal;
 pub use stop_at_once::StopAtOnce;
 pub use strategy::{Strategy, StrategySpec};
 pub use xen::Xen;
@@ -157,8 +161,9 @@ pub enum Verdict {
         /// Why.
         reason: String,
     },
-    /// End this round early and harvest now, because an exact residual may allow a stop. Only
-    /// meaningful at [`Moment::Cadence`]; elsewhere the same as `Continue`.
+    /// End this round early and harvest now, because an exact residual may allow a stop. At
+    /// [`Moment::Sent`]: harvest at once, even if the page order would wait. At
+    /// [`Moment::Harvested`] the same as `Continue`.
     Harvest {
         /// Why.
         reason: String,

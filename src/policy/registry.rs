@@ -4,7 +4,10 @@
 use std::fmt;
 
 use super::parameters::{ParameterInfo, PolicyError, Values, shorten, split_pairs};
-use super::{StopPolicy, cloud_hypervisor, fixed_rounds, qemu, stop_at_once, xen, xen_legacy};
+use super::{
+    StopPolicy, cloud_hypervisor, descent, fixed_rounds, qemu, renewal, stop_at_once, xen,
+    xen_legacy,
+};
 
 const POLICIES: &[PolicyInfo] = &[
     fixed_rounds::INFO,
@@ -13,6 +16,8 @@ const POLICIES: &[PolicyInfo] = &[
     qemu::INFO,
     cloud_hypervisor::INFO,
     stop_at_once::INFO,
+    descent::INFO,
+    renewal::INFO,
 ];
 
 /// What there is to know about something that can be chosen by name, before it is chosen.

@@ -96,7 +96,7 @@ impl ThrottlePolicy for AutoConverge {
             let dirty = pages.saturating_mul(seen.page_bytes);
             let allowed = sent.saturating_mul(self.threshold_percent) / 100;
             // The first pass sends everything; QEMU, too, waits for it (and for its first sync).
-            if seen.unsent_pages == 0 && dirty > allowed {
+            if seen.rounds_sent > 0 && dirty > allowed {
                 self.over += 1;
                 if self.over >= 2 {
                     self.over = 0;
