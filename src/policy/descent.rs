@@ -59,6 +59,10 @@ impl Descent {
         Self { gain: values.integer("gain_percent") as f64 / 100.0, last: None }
     }
 
+    pub(super) fn gain(&self) -> f64 {
+        self.gain
+    }
+
     pub(super) fn under_way(&self) -> bool {
         self.last.is_some()
     }
@@ -120,5 +124,60 @@ impl StopPolicy for Descend {
 
     fn fork(&self) -> Box<dyn StopPolicy> {
         Box::new(self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Tick;
+
+    /// A harvest that finds `residual_ms` at 1 MB/s, with a fixed cost of 1 ms and a limit of
+    /// 300 ms.
+    fn harvested(residual_ms: u64) -> Observation {
+        Observation {
+            moment: Moment::Harvested,
+            now: Tick::ZERO,
+            page_bytes: 4096,
+            residual_pages: residual_ms,
+            residual_wire_bytes: residual_ms * 1000,
+            smooth_bandwidth_bytes_per_s: Some(1e6),
+            fixed_switchover_cost: Duration::from_millis(1),
+            downtime_limit: Duration::from_millis(300),
+            ..Observation::default()
+        }
+    }
+
+    fn words(residuals: &[u64]) -> Vec<&'static str> {
+        let spec: crate::policy::PolicySpec = "descend".parse().unwrap();
+        let mut policy = spec.build();
+        residuals.iter().map(|ms| policy.judge(&harvested(*ms)).word()).collect()
+    }
+
+    #[test]
+    fn a_residual_within_the_limit_is_followed_down_to_its_first_rise() {
+        assert_eq!(words(&[900, 290, 120, 40, 45]).last(), Some(&"stop_and_copy"));
+        assert_eq!(words(&[900, 290, 120, 40]), ["continue"; 4]);
+        // Less than a tenth below the one before is no fall.
+        assert_eq!(words(&[290, 265]).last(), Some(&"stop_and_copy"));
+        // Nothing left to win.
+        assert_eq!(words(&[290, 0]).last(), Some(&"stop_and_copy"));
+    }
+
+    #[test]
+    fn a_descent_that_leaves_the_limit_has_failed() {
+        assert_eq!(words(&[290, 310, 250]), ["continue"; 3]);
+    }
+
+    #[test]
+    fn while_descending_a_sent_round_is_harvested_at_once() {
+        let spec: crate::policy::PolicySpec = "descend".parse().unwrap();
+        let mut policy = spec.build();
+        let sent = Observation { moment: Moment::Sent, residual_pages: 0, ..harvested(0) };
+        assert_eq!(policy.judge(&sent).word(), "continue");
+        policy.judge(&harvested(200));
+        assert_eq!(policy.judge(&sent).word(), "harvest");
+        let skipped = Observation { moment: Moment::Sent, ..harvested(5) };
+        assert_eq!(policy.judge(&skipped).word(), "continue");
     }
 }

@@ -7,13 +7,17 @@
 //! stops at an instant that the pages know nothing of then owes just the hottest.
 //!
 //! A page's temperature is the mean time between the harvests that reported it, as a moving
-//! average of its logarithm, in eighths of an octave of milliseconds (one byte). Owed pages lie in
-//! one bitmap an octave; within an octave they go round by address. A page that no harvest has
-//! reported yet is the coldest. 7 bytes a page at most.
+//! average of its logarithm, in eighths of an octave of milliseconds. Owed pages lie in classes of
+//! an octave each; within a class they go round by address. A page that no harvest has reported
+//! yet is the coldest. A page that waits in a hot class and has been quiet for eight times its
+//! mean has changed: it counts as that cold from then on. 4 bytes a page and a bit for each class,
+//! 7 bytes in all; a report takes some nanoseconds.
 
 use std::time::Duration;
 
-use super::{OrderInfo, PageOrder, milliseconds};
+use super::classes::Classes;
+use super::pace::{CLEAR, LEAST, Pace, SLICE, paced};
+use super::{OrderInfo, PageOrder};
 use crate::bitmap::DenseBitmap;
 use crate::policy::parameters::{ParameterInfo, ParameterKind};
 use crate::units::{PageIndex, PageRun, Tick};
@@ -24,149 +28,170 @@ pub(super) const INFO: OrderInfo = OrderInfo {
            reports; a harvest every slice",
     source: "precopy; heuristics.md 6.1 (cf. Cho and Garcia-Molina 2003 on crawlers)",
     parameters: &[
-        ParameterInfo::new(
-            "slice_ms",
-            ParameterKind::Integer { min: 1, max: 60_000 },
-            "50",
-            "longest time from a harvest to the next",
-        ),
-        ParameterInfo::new(
-            "least_ms",
-            ParameterKind::Integer { min: 0, max: 60_000 },
-            "10",
-            "least time from a harvest to the next",
-        ),
+        SLICE,
+        LEAST,
         ParameterInfo::new(
             "weight",
             ParameterKind::NumberOr { min: 0.01, max: 1.0, word: "-" },
             "0.25",
             "of the newest interval in a page's mean",
         ),
+        ParameterInfo::new(
+            "age",
+            ParameterKind::Switch,
+            "true",
+            "count a page as cold again after it was quiet for eight times its mean",
+        ),
+        CLEAR,
     ],
     build: |values| {
-        let mut order = ColdFirst::new(milliseconds(values, "slice_ms"));
-        order.least = milliseconds(values, "least_ms");
-        order.weight = values.number_or("weight").unwrap_or(0.25);
+        let mut order = ColdFirst::with_pace(Pace::read(values));
+        order.age = values.switch("age");
+        if let Some(weight) = values.number_or("weight") {
+            order.weight = weight_of(weight);
+        }
         Box::new(order)
     },
 };
 
 /// Octaves of milliseconds: the last holds 2^19 ms (9 minutes) and more, and pages without report.
 const CLASSES: usize = 20;
-/// Steps an octave.
-const STEPS: u8 = 8;
-/// A page that was never reported.
-const UNKNOWN: u8 = u8::MAX;
+/// Steps an octave, as a power of two.
+const STEP_BITS: u32 = 3;
+/// Octaves by which a page's quiet must exceed its mean to change its class.
+const AGE_OCTAVES: usize = 3;
+/// A moving average's weights are in parts of so many.
+const WEIGHTS: i32 = 256;
 
 /// Cold pages first.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub struct ColdFirst {
-    slice: Duration,
-    least: Duration,
-    weight: f64,
-    /// Mean interval of each page in eighths of an octave of milliseconds.
-    interval: Vec<u8>,
-    /// When each page was reported last, in milliseconds; wraps after 49 days.
-    reported_ms: Vec<u32>,
+    pace: Pace,
+    age: bool,
+    /// Of the newest interval, in [`WEIGHTS`].
+    weight: i32,
+    /// When tracking began, in milliseconds.
+    began_ms: u32,
+    pages: Vec<Page>,
     /// Owed pages by octave.
-    classes: Vec<Class>,
+    classes: Classes,
+    /// When each class was looked through for pages that have been quiet.
+    aged_ms: [u32; CLASSES],
 }
 
-#[derive(Clone, PartialEq, Debug)]
-struct Class {
-    owed: DenseBitmap,
-    pages: u64,
-    cursor: PageIndex,
+/// What is known of a page: 0 if nothing; else in the low byte its mean interval in eighths of an
+/// octave, plus 1, and above it when it was reported last, in milliseconds, modulo 2^24.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Page(u32);
+
+impl Page {
+    fn new(mean: i32, now_ms: u32) -> Self {
+        // Within a byte: clamped.
+        Self(now_ms << 8 | mean.clamp(0, 254).unsigned_abs() + 1)
+    }
+
+    /// Its mean interval, once it was reported.
+    fn mean(self) -> Option<i32> {
+        (self.0 & 0xff).checked_sub(1).and_then(|mean| i32::try_from(mean).ok())
+    }
+
+    /// Milliseconds since its last report, at least 1; right up to 4.6 hours.
+    fn quiet_ms(self, now_ms: u32) -> u32 {
+        ((now_ms.wrapping_sub(self.0 >> 8)) & 0xff_ffff).max(1)
+    }
+
+    fn class(self) -> usize {
+        self.mean().map_or(CLASSES - 1, class_of)
+    }
 }
 
-impl Class {
-    fn insert(&mut self, page: PageIndex) {
-        if !self.owed.contains(page) {
-            self.owed.set(page);
-            self.pages += 1;
-        }
-    }
+fn class_of(mean: i32) -> usize {
+    ((mean.unsigned_abs() >> STEP_BITS) as usize).min(CLASSES - 1)
+}
 
-    fn remove(&mut self, page: PageIndex) {
-        if self.owed.contains(page) {
-            self.owed.clear(page);
-            self.pages -= 1;
-        }
-    }
+/// An interval of at least 1 ms in eighths of an octave; straight lines between the octaves.
+fn steps(interval_ms: u32) -> i32 {
+    let octave = interval_ms.ilog2();
+    let above = u64::from(interval_ms - (1 << octave));
+    let eighths = (octave << STEP_BITS) + u32::try_from(above << STEP_BITS >> octave).unwrap_or(0);
+    i32::try_from(eighths).unwrap_or(i32::MAX)
+}
 
-    /// Hands out up to `pages_max` pages from the cursor on, going round once.
-    fn take(&mut self, pages_max: u64, runs_max: usize, into: &mut Vec<PageRun>) -> u64 {
-        let mut taken = 0;
-        while taken < pages_max && self.pages > 0 && into.len() < runs_max {
-            let Some(run) = self.owed.next_run(self.cursor, pages_max - taken) else {
-                self.cursor = PageIndex::new(0);
-                continue;
-            };
-            self.owed.clear_run(run);
-            self.pages -= run.pages();
-            self.cursor = run.end();
-            taken += run.pages();
-            into.push(run);
-        }
-        taken
-    }
+#[expect(clippy::cast_possible_truncation, reason = "from 0.01 to 1 of 256")]
+fn weight_of(share: f64) -> i32 {
+    ((share * f64::from(WEIGHTS)).round() as i32).clamp(1, WEIGHTS)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "it wraps after 49 days")]
+fn wrapping_ms(at: Tick) -> u32 {
+    (at.as_nanos() / 1_000_000) as u32
 }
 
 impl ColdFirst {
     /// With a harvest every `slice`.
     #[must_use]
     pub fn new(slice: Duration) -> Self {
+        Self::with_pace(Pace::every(slice))
+    }
+
+    fn with_pace(pace: Pace) -> Self {
         Self {
-            slice,
-            least: Duration::from_millis(10),
-            weight: 0.25,
-            interval: Vec::new(),
-            reported_ms: Vec::new(),
-            classes: Vec::new(),
+            pace,
+            age: true,
+            weight: weight_of(0.25),
+            began_ms: 0,
+            pages: Vec::new(),
+            classes: Classes::default(),
+            aged_ms: [0; CLASSES],
         }
     }
 
-    fn make_room(&mut self, pages: u64) {
-        let Ok(count) = usize::try_from(pages) else { return };
-        if self.interval.len() != count {
-            self.interval = vec![UNKNOWN; count];
-            self.reported_ms = vec![0; count];
-            let class =
-                || Class { owed: DenseBitmap::new(pages), pages: 0, cursor: PageIndex::new(0) };
-            self.classes = (0..CLASSES).map(|_| class()).collect();
+    /// Begins to learn at `now_ms`, unless it has begun.
+    fn make_room(&mut self, pages: u64, now_ms: u32) {
+        let pages = PageIndex::new(pages).as_usize();
+        if self.pages.len() != pages {
+            self.pages = vec![Page::default(); pages];
+            self.classes = Classes::new(CLASSES, pages);
+            self.began_ms = now_ms;
+            self.aged_ms = [now_ms; CLASSES];
         }
     }
 
-    fn class_of(interval: u8) -> usize {
-        usize::from(interval / STEPS).min(CLASSES - 1)
-    }
-
-    /// Takes a report at `now_ms` into the page's mean and returns its class. A first report says
-    /// that the page had been quiet since the beginning, at least.
-    fn report(&mut self, page: usize, now_ms: u32) -> usize {
-        let gap = f64::from(now_ms.wrapping_sub(self.reported_ms[page]).max(1));
-        let newest = gap.log2() * f64::from(STEPS);
-        let before = self.interval[page];
-        let mean = match before {
-            UNKNOWN => newest,
-            _ => f64::from(before) * (1.0 - self.weight) + newest * self.weight,
+    /// Takes a report into a page's mean. A first report says that the page had been quiet since
+    /// the beginning, at least.
+    #[inline]
+    fn report(&self, page: Page, now_ms: u32) -> Page {
+        let Some(before) = page.mean() else {
+            return Page::new(steps(now_ms.wrapping_sub(self.began_ms).max(1)), now_ms);
         };
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "kept within a byte, below UNKNOWN"
-        )]
-        let mean = mean.round().clamp(0.0, f64::from(UNKNOWN - 1)) as u8;
-        self.interval[page] = mean;
-        self.reported_ms[page] = now_ms;
-        Self::class_of(mean)
+        let change = (steps(page.quiet_ms(now_ms)) - before) * self.weight;
+        Page::new(before + ((change + WEIGHTS / 2) >> 8), now_ms)
     }
-}
 
-#[expect(clippy::cast_possible_truncation, reason = "it wraps after 49 days")]
-fn wrapping_ms(now: Tick) -> u32 {
-    (now.as_nanos() / 1_000_000) as u32
+    /// Finds the owed pages that have been quiet for so long that their class is not theirs any
+    /// more. A class is looked through about as often as its pages would be reported.
+    fn age(&mut self, now_ms: u32) {
+        let mut grown: Vec<(usize, usize)> = Vec::new();
+        for class in 0..CLASSES - AGE_OCTAVES {
+            let due = 1 << (class + AGE_OCTAVES - 1);
+            if now_ms.wrapping_sub(self.aged_ms[class]) < due {
+                continue;
+            }
+            self.aged_ms[class] = now_ms;
+            let pages = &mut self.pages;
+            self.classes.retain(class, |at| {
+                let quiet = steps(pages[at].quiet_ms(now_ms));
+                let stays = class_of(quiet) < class + AGE_OCTAVES;
+                if !stays {
+                    pages[at] = Page(pages[at].0 & !0xff | Page::new(quiet, 0).0);
+                    grown.push((pages[at].class(), at));
+                }
+                stays
+            });
+        }
+        grown.into_iter().for_each(|(class, page)| self.classes.insert(class, page));
+    }
 }
 
 impl PageOrder for ColdFirst {
@@ -175,43 +200,34 @@ impl PageOrder for ColdFirst {
     }
 
     fn begin(&mut self, now: Tick, owed: &DenseBitmap) {
-        let learnt = !self.interval.is_empty();
-        self.make_room(owed.len());
-        for class in &mut self.classes {
-            class.owed.clear_all();
-            class.pages = 0;
-        }
-        if !learnt {
-            self.reported_ms.fill(wrapping_ms(now));
-        }
-        for run in owed.runs() {
-            for page in run.iter() {
-                let class = Self::class_of(self.interval[page.as_usize()]);
-                self.classes[class].insert(page);
+        self.make_room(owed.len(), wrapping_ms(now));
+        self.classes.clear_all();
+        for (index, word) in owed.words().iter().enumerate().filter(|(_, word)| **word != 0) {
+            let mut unknown = *word;
+            let known = self.pages[index * 64..].iter().take(64).enumerate();
+            for (bit, page) in known.filter(|(bit, page)| page.0 != 0 && word >> bit & 1 != 0) {
+                unknown &= !(1 << bit);
+                self.classes.insert(page.class(), index * 64 + bit);
             }
+            self.classes.insert_word(CLASSES - 1, index, unknown);
         }
     }
 
-    fn harvested(&mut self, now: Tick, _interval: Duration, set: &DenseBitmap) {
-        if self.interval.is_empty() {
-            self.make_room(set.len());
-        }
+    fn harvested(&mut self, now: Tick, interval: Duration, set: &DenseBitmap) {
         let now_ms = wrapping_ms(now);
-        for run in set.runs() {
-            for page in run.iter() {
-                let at = page.as_usize();
-                let before = Self::class_of(self.interval[at]);
-                let class = self.report(at, now_ms);
-                if class != before {
-                    self.classes[before].remove(page);
-                }
-                self.classes[class].insert(page);
+        let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
+        self.make_room(set.len(), now_ms.wrapping_sub(interval_ms));
+        for at in set.runs().flat_map(PageRun::iter).map(PageIndex::as_usize) {
+            let (before, page) = (self.pages[at], self.report(self.pages[at], now_ms));
+            self.pages[at] = page;
+            if page.class() != before.class() {
+                self.classes.remove(before.class(), at);
             }
+            self.classes.insert(page.class(), at);
         }
-    }
-
-    fn picks(&self) -> bool {
-        true
+        if self.age {
+            self.age(now_ms);
+        }
     }
 
     fn pick(
@@ -221,26 +237,10 @@ impl PageOrder for ColdFirst {
         runs_max: usize,
         into: &mut Vec<PageRun>,
     ) {
-        let mut left = pages_max;
-        for class in self.classes.iter_mut().rev() {
-            left -= class.take(left, runs_max, into);
-            if left == 0 || into.len() >= runs_max {
-                return;
-            }
-        }
+        self.classes.take((0..CLASSES).rev(), pages_max, runs_max, into);
     }
 
-    fn slice(&self) -> Option<Duration> {
-        Some(self.slice)
-    }
-
-    fn least_interval(&self) -> Duration {
-        self.least
-    }
-
-    fn fork(&self) -> Box<dyn PageOrder> {
-        Box::new(self.clone())
-    }
+    paced!();
 }
 
 #[cfg(test)]
@@ -259,9 +259,12 @@ mod tests {
         runs.iter().flat_map(|run| run.iter()).map(PageIndex::get).collect()
     }
 
+    fn at(ms: u64) -> Tick {
+        Tick::from_nanos(ms * 1_000_000)
+    }
+
     #[test]
     fn pages_without_report_go_first_then_by_rising_rate() {
-        let at = |ms: u64| Tick::from_nanos(ms * 1_000_000);
         let slice = Duration::from_millis(50);
         let mut order = ColdFirst::new(slice);
         order.begin(at(0), &set_of(&[1, 2, 3, 4]));
@@ -292,5 +295,50 @@ mod tests {
         assert_eq!(picked(&mut order, 2), [1, 2]);
         order.begin(Tick::ZERO, &set_of(&[1, 2, 3, 9]));
         assert_eq!(picked(&mut order, 9), [3, 9, 1, 2]);
+    }
+
+    #[test]
+    fn a_hot_page_that_falls_silent_gets_cold_again() {
+        let slice = Duration::from_millis(50);
+        let order = |age: bool| {
+            let mut order = ColdFirst { age, ..ColdFirst::new(slice) };
+            order.begin(at(0), &set_of(&[]));
+            for step in 1..=40 {
+                // Page 1 every 50 ms for a second; page 2 every 200 ms.
+                let ones: &[u64] = if step <= 20 { &[1] } else { &[] };
+                let twos: &[u64] = if step % 4 == 0 { &[2] } else { &[] };
+                order.harvested(at(step * 50), slice, &set_of(&[ones, twos].concat()));
+            }
+            picked(&mut order, 9)
+        };
+        assert_eq!(order(false), [2, 1]);
+        assert_eq!(order(true), [1, 2]);
+    }
+
+    #[test]
+    fn a_preflight_that_begins_late_on_the_clock_learns_the_same() {
+        let learn = |first_ms: u64| {
+            let mut order = ColdFirst::new(Duration::from_millis(50));
+            for step in 1..=8 {
+                let set = set_of(if step % 4 == 0 { &[1, 2] } else { &[1] });
+                order.harvested(at(first_ms + step * 50), Duration::from_millis(50), &set);
+            }
+            order.pages.iter().map(|page| page.mean()).collect::<Vec<_>>()
+        };
+        // Across the wrap of 24 bits of milliseconds, too.
+        assert_eq!(learn(0), learn(7_200_000));
+        assert_eq!(learn(0), learn((1 << 24) - 120));
+    }
+
+    #[test]
+    fn logarithms_rise_by_an_eighth_octave_at_most() {
+        for (interval_ms, eighths) in [(1, 0), (2, 8), (3, 12), (4, 16), (1000, 79), (1024, 80)] {
+            assert_eq!(steps(interval_ms), eighths, "{interval_ms} ms");
+        }
+        assert_eq!(steps(u32::MAX), 255);
+        for interval_ms in 8..100_000 {
+            let exact = f64::from(interval_ms).log2() * 8.0;
+            assert!((f64::from(steps(interval_ms)) - exact).abs() < 1.7, "{interval_ms} ms");
+        }
     }
 }

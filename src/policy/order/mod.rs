@@ -6,18 +6,34 @@
 //! order hands out without need is not sent, and one that it forgets is sent in the pause.
 
 mod address;
+mod classes;
+mod clear_at_send;
 mod cold_first;
+mod fifo;
+mod frequency;
+mod history;
+mod lru;
+mod pace;
+mod queue;
+#[cfg(test)]
+mod tests;
+mod xen_skip;
 
 use std::fmt::Debug;
 use std::time::Duration;
 
-use super::parameters::Values;
 use super::registry::{Catalogue, Info};
 use crate::bitmap::DenseBitmap;
 use crate::units::{PageRun, Tick};
 
 pub use address::Address;
+pub use clear_at_send::ClearAtSend;
 pub use cold_first::ColdFirst;
+pub use fifo::Fifo;
+pub use frequency::Frequency;
+pub use history::History;
+pub use lru::Lru;
+pub use xen_skip::XenSkip;
 
 /// Decides which page is sent next. Pure: no clock, no randomness, no I/O. At most 8 bytes of
 /// memory a page.
@@ -81,7 +97,16 @@ pub trait PageOrder: Send + Debug {
     fn fork(&self) -> Box<dyn PageOrder>;
 }
 
-const ORDERS: &[Info<dyn PageOrder>] = &[address::INFO, cold_first::INFO];
+const ORDERS: &[Info<dyn PageOrder>] = &[
+    address::INFO,
+    xen_skip::INFO,
+    clear_at_send::INFO,
+    fifo::INFO,
+    lru::INFO,
+    frequency::INFO,
+    history::INFO,
+    cold_first::INFO,
+];
 
 impl Catalogue for dyn PageOrder {
     const KIND: &'static str = "page order";
@@ -98,7 +123,3 @@ pub fn orders() -> &'static [Info<dyn PageOrder>] {
 }
 
 type OrderInfo = Info<dyn PageOrder>;
-
-fn milliseconds(values: &Values, name: &str) -> Duration {
-    Duration::from_millis(values.integer(name))
-}

@@ -2,6 +2,10 @@
 //! How fast to send while the guest runs. One file per policy. The pause always goes at full rate.
 
 mod clark;
+mod constant;
+mod deadline;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Debug;
 
@@ -9,6 +13,8 @@ use super::Observation;
 use super::registry::{Catalogue, Info};
 
 pub use clark::ClarkRate;
+pub use constant::Constant;
+pub use deadline::DeadlinePacing;
 
 /// Decides how fast to send. Pure: no clock, no randomness, no I/O.
 pub trait RatePolicy: Send + Debug {
@@ -23,7 +29,7 @@ pub trait RatePolicy: Send + Debug {
     fn fork(&self) -> Box<dyn RatePolicy>;
 }
 
-const RATES: &[Info<dyn RatePolicy>] = &[clark::INFO];
+const RATES: &[Info<dyn RatePolicy>] = &[clark::INFO, constant::INFO, deadline::INFO];
 
 impl Catalogue for dyn RatePolicy {
     const KIND: &'static str = "rate policy";

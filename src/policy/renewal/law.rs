@@ -48,21 +48,35 @@ impl Law {
         ends.map_or(0.0, |((first, _), (last, _))| last.since(*first).as_secs_f64())
     }
 
-    /// Entries below a level, and the mean of the lowest residual of each.
-    fn entries(&self, level_ms: f64) -> Option<(f64, f64)> {
-        let (mut entries, mut sum, mut low) = (0.0, 0.0, None::<f64>);
+    /// Entries below a level, and the mean residual that each way of taking them would have got.
+    ///
+    /// At once: the first residual of each entry. By a descent: the one at which it no longer fell
+    /// by the share `gain`, of those entries in which that was still below the level.
+    fn entries(&self, level_ms: f64, gain: f64) -> [(Taken, f64, f64); 2] {
+        let (mut at_once, mut descent) = ((0.0, 0.0), (0.0, 0.0));
+        let mut before = f64::INFINITY;
+        // Where a descent stands: the residual that must be undercut.
+        let mut falling = None;
         for (_, ms) in &self.points {
-            if *ms <= level_ms {
-                if low.is_none() {
-                    entries += 1.0;
+            if let Some(last) = falling
+                && *ms >= last * (1.0 - gain)
+            {
+                falling = None;
+                if *ms <= level_ms {
+                    descent = (descent.0 + 1.0, descent.1 + ms);
                 }
-                low = Some(low.map_or(*ms, |low| low.min(*ms)));
-            } else if let Some(low) = low.take() {
-                sum += low;
             }
+            let enters = *ms <= level_ms && before > level_ms;
+            if enters {
+                at_once = (at_once.0 + 1.0, at_once.1 + ms);
+            }
+            if enters || falling.is_some() {
+                falling = Some(*ms);
+            }
+            before = *ms;
         }
-        sum += low.unwrap_or(0.0);
-        (entries > 0.0).then(|| (entries, sum / entries))
+        [(Taken::AtOnce, at_once), (Taken::Descent, descent)]
+            .map(|(how, (count, sum))| (how, count, sum / f64::max(count, 1.0)))
     }
 
     /// Whether the residual fell by more than `wait_ms_per_s` over the last `span`, compared by the
@@ -97,8 +111,9 @@ impl Law {
         &self,
         wait_ms_per_s: f64,
         hope: f64,
+        gain: f64,
         left: Option<Duration>,
-    ) -> Option<f64> {
+    ) -> Option<(f64, Taken)> {
         let seconds = self.seconds();
         if seconds <= 0.0 {
             return None;
@@ -114,16 +129,28 @@ impl Law {
             let waited = wait_ms_per_s * (1.0 - missed) / per_s;
             (1.0 - missed) * low + missed * mean + waited
         };
-        let seen = (0..LEVELS).filter_map(|step| {
+        let seen = (0..LEVELS).flat_map(|step| {
             let level = quantile(&sorted, step);
-            let (entries, low) = self.entries(level)?;
-            Some((level, cost(entries + hope, low)))
+            let ways = self.entries(level, gain).into_iter();
+            ways.map(move |(how, entries, low)| (level, how, entries, low))
         });
+        let seen = seen.filter(|(_, _, entries, _)| *entries > 0.0);
+        let seen = seen.map(|(level, how, entries, low)| (level, how, cost(entries + hope, low)));
         let lowest = sorted[0];
-        let hoped = HOPES.iter().map(|share| (lowest * share, cost(hope, lowest * share)));
-        let best = seen.chain(hoped.filter(|_| hope > 0.0)).min_by(|a, b| a.1.total_cmp(&b.1));
-        best.map(|(level, _)| level)
+        let hoped = HOPES.iter().map(|share| lowest * share).filter(|_| hope > 0.0);
+        let hoped = hoped.map(|level| (level, Taken::Descent, cost(hope, level)));
+        let best = seen.chain(hoped).min_by(|a, b| a.2.total_cmp(&b.2));
+        best.map(|(level, how, _)| (level, how))
     }
+}
+
+/// How an entry below the reservation is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Taken {
+    /// The guest is paused at once: such entries are over soon.
+    AtOnce,
+    /// The residual is followed down to where it no longer falls.
+    Descent,
 }
 
 /// Quantiles crowded towards the low end, where the choice is made.
@@ -161,21 +188,37 @@ mod tests {
     fn a_lull_is_waited_for_if_it_comes_often_enough() {
         let law = lulls();
         // Ten seconds cost 30 ms: a lull wins 95.
-        assert_eq!(law.reservation(3.0, 0.0, None), Some(5.0));
+        let level = |wait_ms_per_s, left_s: Option<u64>| {
+            law.reservation(wait_ms_per_s, 0.0, 0.1, left_s.map(Duration::from_secs)).unwrap()
+        };
+        // A lull of one harvest is over when a descent has looked: it is taken at once.
+        assert_eq!(level(3.0, None), (5.0, Taken::AtOnce));
         // Ten seconds cost 200 ms.
-        assert_eq!(law.reservation(20.0, 0.0, None), Some(100.0));
-        // In the one second that is left none will come, most likely.
-        assert_eq!(law.reservation(3.0, 0.0, Some(Duration::from_secs(1))), Some(5.0));
-        assert_eq!(law.reservation(20.0, 0.0, Some(Duration::from_secs(1))), Some(100.0));
+        assert_eq!(level(20.0, None).0, 100.0);
+        // In the one second that is left none will come, most likely; there is none to lose.
+        assert_eq!(level(3.0, Some(1)).0, 5.0);
+        assert_eq!(level(200.0, Some(1)).0, 100.0);
+    }
+
+    #[test]
+    fn lulls_that_last_are_descended_into() {
+        let law = law_of((0..1000).map(|step| match step % 100 {
+            50 => 60.0,
+            51 => 20.0,
+            52 => 6.0,
+            53 => 6.1,
+            _ => 100.0,
+        }));
+        assert_eq!(law.reservation(3.0, 0.0, 0.1, None).unwrap().1, Taken::Descent);
     }
 
     #[test]
     fn hope_waits_for_what_it_could_win_and_no_longer() {
         // A second of 600 ms is no law: 600 ms are worth a minute at 10 ms a second.
         let short = law_of((0..10).map(|_| 600.0));
-        assert!(short.reservation(10.0, 0.5, None).unwrap() < 300.0);
+        assert!(short.reservation(10.0, 0.5, 0.1, None).unwrap().0 <= 300.0);
         let long = law_of((0..1000).map(|_| 600.0));
-        assert_eq!(long.reservation(10.0, 0.5, None), Some(600.0));
+        assert_eq!(long.reservation(10.0, 0.5, 0.1, None).unwrap().0, 600.0);
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! average, g(v). Waiting for entries below *v* costs g(v) + c / f(v) on average, c being what a
 //! second more of migration is worth in downtime; the level with the least cost is the
 //! *reservation* (heuristics.md 6.3: renewal reward, so that autocorrelation does no harm, unlike
-//! McCall's rule). When the residual comes below it, a descent ([`super::descent`]) looks for the
-//! bottom, and there the guest is paused.
+//! McCall's rule). When the residual comes below it the guest is paused at once, or at the bottom
+//! of a descent ([`super::descent`]), whichever would have got more out of the entries so far.
 //!
 //! With a deadline the reservation rises: an entry that will not come in the time left with
 //! probability e^(-f t) is worth what a forced stop costs then, the mean residual.
@@ -33,7 +33,7 @@ use super::descent::{Descent, Step};
 use super::parameters::{ParameterInfo, ParameterKind};
 use super::{DowntimeLimit, Moment, Observation, PolicyInfo, StopPolicy, Verdict};
 use crate::units::{Throttle, Tick};
-use law::Law;
+use law::{Law, Taken};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "renewal",
@@ -123,8 +123,8 @@ pub struct Renewal {
     preflight_last: Duration,
     /// The throttle under which that was.
     throttle: Throttle,
-    /// The level in force, in milliseconds, and when it was computed.
-    reservation: Option<f64>,
+    /// The level in force, in milliseconds, and how to take it; and when it was computed.
+    reservation: Option<(f64, Taken)>,
     settled_at: Option<Tick>,
 }
 
@@ -151,14 +151,22 @@ impl Renewal {
         self.law.add(seen.now, milliseconds(residual));
     }
 
-    /// The reservation for what time is left, computed anew now and then.
-    fn reservation(&mut self, now: Tick, left: Option<Duration>) -> Option<f64> {
+    /// The reservation for what time is left, computed anew now and then. Without hope, only what
+    /// was seen counts.
+    fn reservation(
+        &mut self,
+        now: Tick,
+        hopeless: bool,
+        left: Option<Duration>,
+    ) -> Option<(f64, Taken)> {
         if self.watched < self.warmup {
             return None;
         }
         if self.settled_at.is_none_or(|at| now.since(at) >= SETTLE) {
             self.settled_at = Some(now);
-            self.reservation = self.law.reservation(self.wait_ms_per_s, self.hope, left);
+            let gain = self.descent.gain();
+            let hope = if hopeless { 0.0 } else { self.hope };
+            self.reservation = self.law.reservation(self.wait_ms_per_s, hope, gain, left);
         }
         self.reservation
     }
@@ -186,19 +194,23 @@ impl Renewal {
         }
         self.watch(seen, residual);
         let left = seen.deadline.map(|deadline| deadline.saturating_sub(seen.elapsed));
-        let level = self.reservation(seen.now, left);
-        if self.gives_up
-            && let Some(why) = self.hopeless(seen)
-        {
+        let hopeless = self.hopeless(seen);
+        let level = self.reservation(seen.now, hopeless.is_some(), left);
+        if let Some(why) = hopeless.filter(|_| self.gives_up) {
             return Verdict::give_up(why);
         }
         let residual_ms = milliseconds(residual);
         match level {
-            Some(level) if residual_ms > level && !self.descent.under_way() => {
-                Verdict::go_on(format!("{residual_ms:.1} ms, reservation {level:.1} ms"))
+            _ if self.descent.under_way() => {}
+            Some((level, _)) if residual_ms > level => {
+                return Verdict::go_on(format!("{residual_ms:.1} ms, reservation {level:.1} ms"));
             }
-            _ => self.descend(seen, residual, level),
+            Some((level, Taken::AtOnce)) => {
+                return Verdict::stop(format!("a lull at {residual:.1?}, below {level:.1} ms"));
+            }
+            Some((_, Taken::Descent)) | None => {}
         }
+        self.descend(seen, residual, level.map(|(level, _)| level))
     }
 
     /// One step of a descent. Its bottom is taken at or below the reservation; without one, if
@@ -260,5 +272,102 @@ impl StopPolicy for Renewal {
 
     fn fork(&self) -> Box<dyn StopPolicy> {
         Box::new(self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::PolicySpec;
+
+    /// A harvest at `ms` that finds `residual_ms` at 1 MB/s, with a fixed cost of 1 ms and a limit
+    /// of 300 ms, after the first pass.
+    fn harvested(ms: u64, residual_ms: u64) -> Observation {
+        Observation {
+            moment: Moment::Harvested,
+            now: Tick::from_nanos(ms * 1_000_000),
+            elapsed: Duration::from_millis(ms),
+            rounds_sent: 1,
+            page_bytes: 4096,
+            residual_pages: residual_ms,
+            residual_wire_bytes: residual_ms * 1000,
+            round_bandwidth_bytes_per_s: Some(1e6),
+            smooth_bandwidth_bytes_per_s: Some(1e6),
+            fixed_switchover_cost: Duration::from_millis(1),
+            downtime_limit: Duration::from_millis(300),
+            ..Observation::default()
+        }
+    }
+
+    fn policy(text: &str) -> Box<dyn StopPolicy> {
+        text.parse::<PolicySpec>().unwrap().build()
+    }
+
+    /// Judges a residual every 100 ms, from 100 ms on; the step and verdict at the end.
+    fn run(policy: &mut dyn StopPolicy, residuals: impl Iterator<Item = u64>) -> (u64, Verdict) {
+        for (step, residual) in (1..).zip(residuals) {
+            let verdict = policy.judge(&harvested(step * 100, residual));
+            if !matches!(verdict, Verdict::Continue { .. }) {
+                return (step, verdict);
+            }
+        }
+        (0, Verdict::go_on("never"))
+    }
+
+    /// Lulls of two harvests every five seconds: 40 ms, then 41.
+    fn lulls(step: u64) -> u64 {
+        match step % 50 {
+            25 => 40,
+            26 => 41,
+            _ => 150,
+        }
+    }
+
+    #[test]
+    fn it_waits_for_a_lull_that_it_has_seen_before_and_stops_at_its_bottom() {
+        let mut policy = policy("renewal:hope=0,warmup_ms=6000");
+        let (step, verdict) = run(&mut *policy, (1..500).map(lulls));
+        assert_eq!((step, verdict.word()), (76, "stop_and_copy"));
+    }
+
+    #[test]
+    fn where_waiting_is_dear_it_takes_what_there_is() {
+        let mut policy = policy("renewal:hope=0,warmup_ms=6000,wait_ms_per_s=100");
+        let (step, verdict) = run(&mut *policy, (1..500).map(lulls));
+        assert_eq!(verdict.word(), "stop_and_copy");
+        assert!((60..=63).contains(&step), "{step}");
+    }
+
+    #[test]
+    fn a_case_without_hope_is_given_up_with_the_figures() {
+        let (step, verdict) = run(&mut *policy("renewal"), std::iter::repeat_n(2000, 500));
+        assert_eq!((step, verdict.word()), (101, "give_up"));
+        assert!(verdict.reason().contains("2000 ms, and 300 ms"), "{}", verdict.reason());
+        let mut stops = policy("renewal:hopeless=stop");
+        let (_, verdict) = run(&mut *stops, std::iter::repeat_n(2000, 5000));
+        assert_eq!(verdict.word(), "stop_and_copy");
+    }
+
+    #[test]
+    fn a_preflight_tells_before_anything_is_sent() {
+        let mut policy = policy("renewal");
+        let mut words = Vec::new();
+        for step in 1..=150 {
+            // The model rises from nothing, then settles.
+            let residual = (step * 100).min(2000) - step % 2;
+            words.push(policy.preflight(&harvested(step * 100, residual)).word());
+        }
+        assert_eq!(words[..100], ["continue"; 100]);
+        assert!(words.contains(&"give_up"));
+    }
+
+    #[test]
+    fn another_throttle_makes_another_law() {
+        let mut policy = policy("renewal");
+        for step in 1..=99 {
+            policy.judge(&harvested(step * 100, 2000));
+        }
+        let throttled = Observation { throttle: Throttle::percent(50), ..harvested(10_100, 2000) };
+        assert_eq!(policy.judge(&throttled).word(), "continue");
     }
 }
