@@ -20,6 +20,7 @@ mod budget_test;
 mod clark;
 mod cloud_hypervisor;
 mod cloudnet;
+mod descent;
 mod downtime_limit;
 mod estimate;
 mod fixed_rounds;
@@ -41,6 +42,7 @@ mod propolis;
 mod qemu;
 pub mod rate;
 mod registry;
+mod renewal;
 mod reservation_sqrt;
 mod secretary;
 mod stall_detector;
@@ -65,6 +67,7 @@ use budget_test::BudgetTest;
 pub use clark::Clark;
 pub use cloud_hypervisor::CloudHypervisor;
 pub use cloudnet::CloudNet;
+pub use descent::Descend;
 use downtime_limit::DowntimeLimit;
 pub use fixed_rounds::FixedRounds;
 pub use fraction::Fraction;
@@ -86,6 +89,7 @@ pub use registry::{
     Catalogue, Info, PolicyGroup, PolicyInfo, PolicySpec, Spec, USUAL_POLICIES, parse, policies,
     policy_groups,
 };
+pub use renewal::Renewal;
 pub use reservation_sqrt::ReservationSqrt;
 pub use secretary::Secretary;
 pub use stop_at_once::StopAtOnce;
@@ -200,8 +204,9 @@ pub enum Verdict {
         /// Why.
         reason: String,
     },
-    /// End this round early and harvest now, because an exact residual may allow a stop. Only
-    /// meaningful at [`Moment::Cadence`]; elsewhere the same as `Continue`.
+    /// End this round early and harvest now, because an exact residual may allow a stop. At
+    /// [`Moment::Sent`]: harvest at once, even if the page order would wait. At
+    /// [`Moment::Harvested`] the same as `Continue`.
     Harvest {
         /// Why.
         reason: String,

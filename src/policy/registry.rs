@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 use super::nearest::nearest;
 use super::parameters::{ParameterInfo, PolicyError, Values, shorten, split_pairs};
 use super::{
-    StopPolicy, clark, cloud_hypervisor, cloudnet, fixed_rounds, fraction, go_criu, itc,
+    StopPolicy, clark, cloud_hypervisor, cloudnet, descent, fixed_rounds, fraction, go_criu, itc,
     kubevirt_ramp, kubevirt_stall, mccall, no_progress, nova, ovirt, phaul, propolis, qemu,
-    reservation_sqrt, secretary, stop_at_once, vmotion, xen, xen_adaptive, xen_legacy,
+    renewal, reservation_sqrt, secretary, stop_at_once, vmotion, xen, xen_adaptive, xen_legacy,
 };
 
 /// Policies that have something in common.
@@ -51,6 +51,7 @@ const GROUPS: &[PolicyGroup] = &[
         title: "Optimal stopping",
         policies: &[reservation_sqrt::INFO, mccall::INFO, secretary::INFO],
     },
+    PolicyGroup { title: "Ours", policies: &[descent::INFO, renewal::INFO] },
 ];
 
 static POLICIES: LazyLock<Vec<PolicyInfo>> =

@@ -218,6 +218,7 @@ impl SourceSession {
             Verdict::GiveUp { reason } => self.give_up(now, &reason),
             Verdict::StopAndCopy { .. } => self.pause_guest(now),
             Verdict::Continue { .. } | Verdict::Harvest { .. } => {
+                let at_once = matches!(verdict, Verdict::Harvest { .. });
                 self.round += 1;
                 if self.round >= limits::ROUNDS_MAX {
                     let reason = format!("No stop after {} rounds", self.round);
@@ -225,7 +226,7 @@ impl SourceSession {
                 }
                 self.meter.open_round(self.round, now);
                 self.enter(now, SourcePhase::Harvesting);
-                if now < self.least_until {
+                if now < self.least_until && !at_once {
                     self.harvest_at = Some(self.least_until);
                 } else {
                     self.live_harvest();

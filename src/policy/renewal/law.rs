@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How often the residual falls below a level, and how far down it goes then.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::units::Tick;
+
+/// Most residuals remembered; more are thinned out.
+const POINTS_MAX: usize = 4096;
+/// Levels tried.
+const LEVELS: usize = 32;
+/// Levels below the lowest residual, as shares of it.
+const HOPES: [f64; 3] = [0.5, 0.25, 0.1];
+
+/// Residuals over a sliding window, in milliseconds of link time.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Law {
+    window: Duration,
+    points: VecDeque<(Tick, f64)>,
+}
+
+impl Law {
+    pub(super) fn new(window: Duration) -> Self {
+        Self { window, points: VecDeque::new() }
+    }
+
+    pub(super) fn add(&mut self, at: Tick, residual_ms: f64) {
+        while let Some((first, _)) = self.points.front()
+            && (at.since(*first) > self.window || self.points.len() >= POINTS_MAX)
+        {
+            self.points.pop_front();
+        }
+        self.points.push_back((at, residual_ms));
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.points.clear();
+    }
+
+    /// The lowest residual in the window.
+    pub(super) fn lowest(&self) -> Option<f64> {
+        self.points.iter().map(|(_, ms)| *ms).min_by(f64::total_cmp)
+    }
+
+    fn seconds(&self) -> f64 {
+        let ends = self.points.front().zip(self.points.back());
+        ends.map_or(0.0, |((first, _), (last, _))| last.since(*first).as_secs_f64())
+    }
+
+    /// Entries below a level, and the mean residual that each way of taking them would have got.
+    ///
+    /// At once: the first residual of each entry. By a descent: the one at which it no longer fell
+    /// by the share `gain`, of those entries in which that was still below the level.
+    fn entries(&self, level_ms: f64, gain: f64) -> [(Taken, f64, f64); 2] {
+        let (mut at_once, mut descent) = ((0.0, 0.0), (0.0, 0.0));
+        let mut before = f64::INFINITY;
+        // Where a descent stands: the residual that must be undercut.
+        let mut falling = None;
+        for (_, ms) in &self.points {
+            if let Some(last) = falling
+                && *ms >= last * (1.0 - gain)
+            {
+                falling = None;
+                if *ms <= level_ms {
+                    descent = (descent.0 + 1.0, descent.1 + ms);
+                }
+            }
+            let enters = *ms <= level_ms && before > level_ms;
+            if enters {
+                at_once = (at_once.0 + 1.0, at_once.1 + ms);
+            }
+            if enters || falling.is_some() {
+                falling = Some(*ms);
+            }
+            before = *ms;
+        }
+        [(Taken::AtOnce, at_once), (Taken::Descent, descent)]
+            .map(|(how, (count, sum))| (how, count, sum / f64::max(count, 1.0)))
+    }
+
+    /// Whether the residual fell by more than `wait_ms_per_s` over the last `span`, compared by the
+    /// means of its two halves: then going on wins more than it costs.
+    pub(super) fn falls(&self, span: Duration, wait_ms_per_s: f64) -> bool {
+        let Some((now, _)) = self.points.back() else { return false };
+        let mut halves = [(0.0, 0.0); 2];
+        for (at, ms) in self.points.iter().rev() {
+            let age = now.since(*at);
+            if age > span {
+                break;
+            }
+            let half = &mut halves[usize::from(age * 2 > span)];
+            *half = (half.0 + ms, half.1 + 1.0);
+        }
+        let [(late, late_count), (early, early_count)] = halves;
+        if late_count == 0.0 || early_count == 0.0 {
+            return false;
+        }
+        let fall_ms = early / early_count - late / late_count;
+        fall_ms > wait_ms_per_s * span.as_secs_f64() / 2.0
+    }
+
+    /// The level in milliseconds that it is best to wait for, if a second of waiting costs
+    /// `wait_ms_per_s` and `left` is left: the least of
+    /// `(1 - e^(-f t)) g + e^(-f t) mean + c (1 - e^(-f t)) / f` over levels.
+    ///
+    /// Levels below anything seen yet are entered with the rate of `hope` entries in the time
+    /// watched: so the first lows are not taken for the law when they are all that was seen, and
+    /// waiting for what never comes ends when it has cost about what it could win.
+    pub(super) fn reservation(
+        &self,
+        wait_ms_per_s: f64,
+        hope: f64,
+        gain: f64,
+        left: Option<Duration>,
+    ) -> Option<(f64, Taken)> {
+        let seconds = self.seconds();
+        if seconds <= 0.0 {
+            return None;
+        }
+        let mut sorted: Vec<f64> = self.points.iter().map(|(_, ms)| *ms).collect();
+        sorted.sort_unstable_by(f64::total_cmp);
+        #[expect(clippy::cast_precision_loss, reason = "a mean")]
+        let mean = sorted.iter().sum::<f64>() / sorted.len() as f64;
+        let left = left.map_or(f64::INFINITY, |left| left.as_secs_f64());
+        let cost = |entries: f64, low: f64| {
+            let per_s = entries / seconds;
+            let missed = (-per_s * left).exp();
+            let waited = wait_ms_per_s * (1.0 - missed) / per_s;
+            (1.0 - missed) * low + missed * mean + waited
+        };
+        let seen = (0..LEVELS).flat_map(|step| {
+            let level = quantile(&sorted, step);
+            let ways = self.entries(level, gain).into_iter();
+            ways.map(move |(how, entries, low)| (level, how, entries, low))
+        });
+        let seen = seen.filter(|(_, _, entries, _)| *entries > 0.0);
+        let seen = seen.map(|(level, how, entries, low)| (level, how, cost(entries + hope, low)));
+        let lowest = sorted[0];
+        let hoped = HOPES.iter().map(|share| lowest * share).filter(|_| hope > 0.0);
+        let hoped = hoped.map(|level| (level, Taken::Descent, cost(hope, level)));
+        let best = seen.chain(hoped).min_by(|a, b| a.2.total_cmp(&b.2));
+        best.map(|(level, how, _)| (level, how))
+    }
+}
+
+/// How an entry below the reservation is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Taken {
+    /// The guest is paused at once: such entries are over soon.
+    AtOnce,
+    /// The residual is followed down to where it no longer falls.
+    Descent,
+}
+
+/// Quantiles crowded towards the low end, where the choice is made.
+fn quantile(sorted: &[f64], step: usize) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    let share = (step as f64 / (LEVELS - 1) as f64).powi(2);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "an index below the length"
+    )]
+    let at = (share * (sorted.len() - 1) as f64) as usize;
+    sorted[at]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn law_of(residuals: impl IntoIterator<Item = f64>) -> Law {
+        let mut law = Law::new(Duration::from_secs(3600));
+        for (step, ms) in (0..).zip(residuals) {
+            law.add(Tick::from_nanos(step * 100_000_000), ms);
+        }
+        law
+    }
+
+    /// Every ten seconds a lull to 5 ms, else 100 ms.
+    fn lulls() -> Law {
+        law_of((0..1000).map(|step| if step % 100 == 50 { 5.0 } else { 100.0 }))
+    }
+
+    #[test]
+    fn a_lull_is_waited_for_if_it_comes_often_enough() {
+        let law = lulls();
+        // Ten seconds cost 30 ms: a lull wins 95.
+        let level = |wait_ms_per_s, left_s: Option<u64>| {
+            law.reservation(wait_ms_per_s, 0.0, 0.1, left_s.map(Duration::from_secs)).unwrap()
+        };
+        // A lull of one harvest is over when a descent has looked: it is taken at once.
+        assert_eq!(level(3.0, None), (5.0, Taken::AtOnce));
+        // Ten seconds cost 200 ms.
+        assert_eq!(level(20.0, None).0, 100.0);
+        // In the one second that is left none will come, most likely; there is none to lose.
+        assert_eq!(level(3.0, Some(1)).0, 5.0);
+        assert_eq!(level(200.0, Some(1)).0, 100.0);
+    }
+
+    #[test]
+    fn lulls_that_last_are_descended_into() {
+        let law = law_of((0..1000).map(|step| match step % 100 {
+            50 => 60.0,
+            51 => 20.0,
+            52 => 6.0,
+            53 => 6.1,
+            _ => 100.0,
+        }));
+        assert_eq!(law.reservation(3.0, 0.0, 0.1, None).unwrap().1, Taken::Descent);
+    }
+
+    #[test]
+    fn hope_waits_for_what_it_could_win_and_no_longer() {
+        // A second of 600 ms is no law: 600 ms are worth a minute at 10 ms a second.
+        let short = law_of((0..10).map(|_| 600.0));
+        assert!(short.reservation(10.0, 0.5, 0.1, None).unwrap().0 <= 300.0);
+        let long = law_of((0..1000).map(|_| 600.0));
+        assert_eq!(long.reservation(10.0, 0.5, 0.1, None).unwrap().0, 600.0);
+    }
+
+    #[test]
+    fn a_fall_is_told_from_a_plateau() {
+        let span = Duration::from_secs(1);
+        assert!(law_of((0..20).map(|step| 500.0 - 10.0 * f64::from(step))).falls(span, 10.0));
+        assert!(!law_of((0..20).map(|_| 500.0)).falls(span, 10.0));
+        assert!(!law_of((0..20).map(|step| 100.0 + f64::from(step))).falls(span, 10.0));
+    }
+
+    #[test]
+    fn the_window_slides() {
+        let mut law = Law::new(Duration::from_secs(1));
+        law.add(Tick::ZERO, 1.0);
+        law.add(Tick::from_nanos(900_000_000), 2.0);
+        assert_eq!(law.lowest(), Some(1.0));
+        law.add(Tick::from_nanos(1_800_000_000), 3.0);
+        assert_eq!(law.lowest(), Some(2.0));
+    }
+}

@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Renewal-reservation stop: wait for a lull that is worth waiting for, and land in it.
+//!
+//! From what the residual did so far (in the pre-flight, then live) the policy knows for each
+//! level *v* how often the residual enters below it, f(v), and how far down an entry goes on
+//! average, g(v). Waiting for entries below *v* costs g(v) + c / f(v) on average, c being what a
+//! second more of migration is worth in downtime; the level with the least cost is the
+//! *reservation* (heuristics.md 6.3: renewal reward, so that autocorrelation does no harm, unlike
+//! McCall's rule). When the residual comes below it the guest is paused at once, or at the bottom
+//! of a descent ([`super::descent`]), whichever would have got more out of the entries so far.
+//!
+//! With a deadline the reservation rises: an entry that will not come in the time left with
+//! probability e^(-f t) is worth what a forced stop costs then, the mean residual.
+//!
+//! Levels that were never seen are reckoned with, too, the more so the less was seen: `hope`
+//! entries in the time watched. So a policy that saw only a burst waits for its end, but no longer
+//! than what a low could win.
+//!
+//! **Before there is a law** (no pre-flight, and less than `warmup_ms` since the first pass) every
+//! low is descended into all the same; its bottom is taken if it is so low that even to learn the
+//! law would cost more than the whole residual.
+//!
+//! **Hopeless.** Where over `evidence_s` at one throttle no residual came near the downtime limit
+//! (1.5 times it), the policy says so, with what it saw, and does what `hopeless` says; in the
+//! pre-flight already if that saw enough. By default it gives up: the guest goes on unharmed, and
+//! its owner may allow more, throttle it, or come back at a quieter hour.
+
+mod law;
+
+use std::time::Duration;
+
+use super::descent::{Descent, Step};
+use super::parameters::{ParameterInfo, ParameterKind};
+use super::{DowntimeLimit, Moment, Observation, PolicyInfo, StopPolicy, Verdict};
+use crate::units::{Throttle, Tick};
+use law::{Law, Taken};
+
+pub(super) const INFO: PolicyInfo = PolicyInfo {
+    name: "renewal",
+    rule: "pause at the bottom of a lull that is lower than what waiting longer would win, by how \
+           often and how far the residual has fallen so far",
+    source: "precopy; heuristics.md 6.3 and 6.4",
+    parameters: &[
+        DowntimeLimit::PARAMETER,
+        DowntimeLimit::FIXED_COST_PARAMETER,
+        ParameterInfo::new(
+            "wait_ms_per_s",
+            ParameterKind::NumberOr { min: 0.01, max: 1e6, word: "-" },
+            "10",
+            "downtime that one second of migration is worth, in milliseconds",
+        ),
+        ParameterInfo::new(
+            "warmup_ms",
+            ParameterKind::Integer { min: 0, max: 600_000 },
+            "1000",
+            "least time after the first pass (or of pre-flight) before levels are trusted",
+        ),
+        ParameterInfo::new(
+            "window_s",
+            ParameterKind::Integer { min: 1, max: 3600 },
+            "60",
+            "how far back the law of residuals looks",
+        ),
+        ParameterInfo::new(
+            "hope",
+            ParameterKind::NumberOr { min: 0.0, max: 100.0, word: "-" },
+            "0.5",
+            "entries below the lowest residual yet that are reckoned with in the time watched",
+        ),
+        ParameterInfo::new(
+            "evidence_s",
+            ParameterKind::IntegerOr { min: 1, max: 3600, word: "off" },
+            "10",
+            "time without a residual within the limit after which the case may be hopeless",
+        ),
+        ParameterInfo::new(
+            "hopeless",
+            ParameterKind::Choice(&["give-up", "stop"]),
+            "give-up",
+            "what to do then: give up, or pause in the best lull all the same",
+        ),
+        Descent::GAIN,
+    ],
+    build: |values| {
+        let seconds = |s: u64| Duration::from_secs(s);
+        Box::new(Renewal {
+            limit: DowntimeLimit::from_values(values),
+            hope: values.number_or("hope").unwrap_or(0.5),
+            wait_ms_per_s: values.number_or("wait_ms_per_s").unwrap_or(10.0),
+            warmup: Duration::from_millis(values.integer("warmup_ms")),
+            evidence: values.integer_or("evidence_s").map(seconds),
+            gives_up: values.is("hopeless", "give-up"),
+            law: Law::new(seconds(values.integer("window_s"))),
+            descent: Descent::from_values(values),
+            watched: Duration::ZERO,
+            watched_at: None,
+            settled: false,
+            preflight_last: Duration::ZERO,
+            throttle: Throttle::NONE,
+            reservation: None,
+            settled_at: None,
+        })
+    },
+};
+
+/// Waits for a lull that is worth it.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Renewal {
+    limit: DowntimeLimit,
+    wait_ms_per_s: f64,
+    hope: f64,
+    warmup: Duration,
+    evidence: Option<Duration>,
+    gives_up: bool,
+    law: Law,
+    descent: Descent,
+    /// Time over which residuals were seen, pre-flight included.
+    watched: Duration,
+    watched_at: Option<Tick>,
+    /// Whether the pre-flight's model has settled, and its last residual.
+    settled: bool,
+    preflight_last: Duration,
+    /// The throttle under which that was.
+    throttle: Throttle,
+    /// The level in force, in milliseconds, and how to take it; and when it was computed.
+    reservation: Option<(f64, Taken)>,
+    settled_at: Option<Tick>,
+}
+
+/// How often levels are computed anew.
+const SETTLE: Duration = Duration::from_millis(250);
+/// Time over which a trend is looked for.
+const TREND: Duration = Duration::from_millis(400);
+/// A residual that is always good enough: no wait wins more.
+const FLOOR: Duration = Duration::from_micros(500);
+/// A low of this many times the limit counts as near it.
+const NEAR: f64 = 1.5;
+
+impl Renewal {
+    /// Takes a residual into the law. Under another throttle the guest is another one.
+    fn watch(&mut self, seen: &Observation, residual: Duration) {
+        if seen.throttle != self.throttle {
+            self.throttle = seen.throttle;
+            self.law.forget();
+            (self.watched, self.watched_at) = (Duration::ZERO, None);
+        }
+        if let Some(before) = self.watched_at.replace(seen.now) {
+            self.watched += seen.now.since(before);
+        }
+        self.law.add(seen.now, milliseconds(residual));
+    }
+
+    /// The reservation for what time is left, computed anew now and then. Without hope, only what
+    /// was seen counts.
+    fn reservation(
+        &mut self,
+        now: Tick,
+        hopeless: bool,
+        left: Option<Duration>,
+    ) -> Option<(f64, Taken)> {
+        if self.watched < self.warmup {
+            return None;
+        }
+        if self.settled_at.is_none_or(|at| now.since(at) >= SETTLE) {
+            self.settled_at = Some(now);
+            let gain = self.descent.gain();
+            let hope = if hopeless { 0.0 } else { self.hope };
+            self.reservation = self.law.reservation(self.wait_ms_per_s, hope, gain, left);
+        }
+        self.reservation
+    }
+
+    /// Why nothing within the limit is to be expected, if so.
+    fn hopeless(&self, seen: &Observation) -> Option<String> {
+        self.evidence.filter(|evidence| self.watched >= *evidence)?;
+        let limit_ms = milliseconds(self.limit.for_pages(seen).unwrap_or_default());
+        let lowest_ms = self.law.lowest()?;
+        (lowest_ms > limit_ms * NEAR).then(|| {
+            format!(
+                "hopeless: in {:.0} s the residual never took less than {lowest_ms:.0} ms, and \
+                 {limit_ms:.0} ms are allowed",
+                self.watched.as_secs_f64()
+            )
+        })
+    }
+
+    fn at_harvest(&mut self, seen: &Observation) -> Verdict {
+        let Some(residual) = seen.residual_time(seen.smooth_bandwidth_bytes_per_s) else {
+            return Verdict::go_on("the link is not known yet");
+        };
+        if seen.rounds_sent == 0 {
+            return Verdict::go_on("the first pass is not over");
+        }
+        self.watch(seen, residual);
+        let left = seen.deadline.map(|deadline| deadline.saturating_sub(seen.elapsed));
+        let hopeless = self.hopeless(seen);
+        let level = self.reservation(seen.now, hopeless.is_some(), left);
+        if let Some(why) = hopeless.filter(|_| self.gives_up) {
+            return Verdict::give_up(why);
+        }
+        let residual_ms = milliseconds(residual);
+        match level {
+            _ if self.descent.under_way() => {}
+            Some((level, _)) if residual_ms > level => {
+                return Verdict::go_on(format!("{residual_ms:.1} ms, reservation {level:.1} ms"));
+            }
+            Some((level, Taken::AtOnce)) => {
+                return Verdict::stop(format!("a lull at {residual:.1?}, below {level:.1} ms"));
+            }
+            Some((_, Taken::Descent)) | None => {}
+        }
+        self.descend(seen, residual, level.map(|(level, _)| level))
+    }
+
+    /// One step of a descent. Its bottom is taken at or below the reservation; without one, if
+    /// the whole of it is worth less than what learning the law would cost.
+    fn descend(&mut self, seen: &Observation, residual: Duration, level: Option<f64>) -> Verdict {
+        if self.descent.step(residual, seen.fixed_switchover_cost) == Step::Falling {
+            return Verdict::go_on(format!("{residual:.1?} and falling"));
+        }
+        self.descent.end();
+        let to_learn_ms = self.wait_ms_per_s * self.warmup.as_secs_f64();
+        if self.law.falls(TREND, self.wait_ms_per_s) {
+            return Verdict::go_on(format!("{residual:.1?} after a fall"));
+        }
+        let enough_ms = level.unwrap_or(to_learn_ms).max(milliseconds(FLOOR));
+        if milliseconds(residual) <= enough_ms {
+            Verdict::stop(format!("the bottom of a lull at {residual:.1?}"))
+        } else {
+            Verdict::go_on(format!("{residual:.1?} is no bottom to stay at"))
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+impl StopPolicy for Renewal {
+    fn name(&self) -> &'static str {
+        INFO.name
+    }
+
+    fn judge(&mut self, seen: &Observation) -> Verdict {
+        match seen.moment {
+            Moment::Harvested => self.at_harvest(seen),
+            Moment::Sent if self.descent.under_way() && seen.residual_pages == 0 => {
+                Verdict::Harvest { reason: "descending".to_owned() }
+            }
+            Moment::Cadence | Moment::Sent => Verdict::go_on("within a round"),
+        }
+    }
+
+    fn preflight(&mut self, seen: &Observation) -> Verdict {
+        let Some(residual) = seen.residual_time(seen.round_bandwidth_bytes_per_s) else {
+            return Verdict::go_on("the link is not known");
+        };
+        // The modelled sender starts with everything sent: until its residual has risen and fallen
+        // once it is too low to be true.
+        self.settled |= seen.elapsed >= self.warmup && residual < self.preflight_last;
+        self.preflight_last = residual;
+        if !self.settled {
+            return Verdict::go_on("until the model has settled");
+        }
+        self.watch(seen, residual);
+        match self.hopeless(seen) {
+            Some(why) if self.gives_up => Verdict::give_up(why),
+            _ => Verdict::go_on("learning"),
+        }
+    }
+
+    fn fork(&self) -> Box<dyn StopPolicy> {
+        Box::new(self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::PolicySpec;
+
+    /// A harvest at `ms` that finds `residual_ms` at 1 MB/s, with a fixed cost of 1 ms and a limit
+    /// of 300 ms, after the first pass.
+    fn harvested(ms: u64, residual_ms: u64) -> Observation {
+        Observation {
+            moment: Moment::Harvested,
+            now: Tick::from_nanos(ms * 1_000_000),
+            elapsed: Duration::from_millis(ms),
+            rounds_sent: 1,
+            page_bytes: 4096,
+            residual_pages: residual_ms,
+            residual_wire_bytes: residual_ms * 1000,
+            round_bandwidth_bytes_per_s: Some(1e6),
+            smooth_bandwidth_bytes_per_s: Some(1e6),
+            fixed_switchover_cost: Duration::from_millis(1),
+            downtime_limit: Duration::from_millis(300),
+            ..Observation::default()
+        }
+    }
+
+    fn policy(text: &str) -> Box<dyn StopPolicy> {
+        text.parse::<PolicySpec>().unwrap().build()
+    }
+
+    /// Judges a residual every 100 ms, from 100 ms on; the step and verdict at the end.
+    fn run(policy: &mut dyn StopPolicy, residuals: impl Iterator<Item = u64>) -> (u64, Verdict) {
+        for (step, residual) in (1..).zip(residuals) {
+            let verdict = policy.judge(&harvested(step * 100, residual));
+            if !matches!(verdict, Verdict::Continue { .. }) {
+                return (step, verdict);
+            }
+        }
+        (0, Verdict::go_on("never"))
+    }
+
+    /// Lulls of two harvests every five seconds: 40 ms, then 41.
+    fn lulls(step: u64) -> u64 {
+        match step % 50 {
+            25 => 40,
+            26 => 41,
+            _ => 150,
+        }
+    }
+
+    #[test]
+    fn it_waits_for_a_lull_that_it_has_seen_before_and_stops_at_its_bottom() {
+        let mut policy = policy("renewal:hope=0,warmup_ms=6000");
+        let (step, verdict) = run(&mut *policy, (1..500).map(lulls));
+        assert_eq!((step, verdict.word()), (76, "stop_and_copy"));
+    }
+
+    #[test]
+    fn where_waiting_is_dear_it_takes_what_there_is() {
+        let mut policy = policy("renewal:hope=0,warmup_ms=6000,wait_ms_per_s=100");
+        let (step, verdict) = run(&mut *policy, (1..500).map(lulls));
+        assert_eq!(verdict.word(), "stop_and_copy");
+        assert!((60..=63).contains(&step), "{step}");
+    }
+
+    #[test]
+    fn a_case_without_hope_is_given_up_with_the_figures() {
+        let (step, verdict) = run(&mut *policy("renewal"), std::iter::repeat_n(2000, 500));
+        assert_eq!((step, verdict.word()), (101, "give_up"));
+        assert!(verdict.reason().contains("2000 ms, and 300 ms"), "{}", verdict.reason());
+        let mut stops = policy("renewal:hopeless=stop");
+        let (_, verdict) = run(&mut *stops, std::iter::repeat_n(2000, 5000));
+        assert_eq!(verdict.word(), "stop_and_copy");
+    }
+
+    #[test]
+    fn a_preflight_tells_before_anything_is_sent() {
+        let mut policy = policy("renewal");
+        let mut words = Vec::new();
+        for step in 1..=150 {
+            // The model rises from nothing, then settles.
+            let residual = (step * 100).min(2000) - step % 2;
+            words.push(policy.preflight(&harvested(step * 100, residual)).word());
+        }
+        assert_eq!(words[..100], ["continue"; 100]);
+        assert!(words.contains(&"give_up"));
+    }
+
+    #[test]
+    fn another_throttle_makes_another_law() {
+        let mut policy = policy("renewal");
+        for step in 1..=99 {
+            policy.judge(&harvested(step * 100, 2000));
+        }
+        let throttled = Observation { throttle: Throttle::percent(50), ..harvested(10_100, 2000) };
+        assert_eq!(policy.judge(&throttled).word(), "continue");
+    }
+}
