@@ -51,6 +51,8 @@ pub struct Traits {
     pub exact: bool,
     /// [`DirtyTracker::peek`] looks, rather than answering that it cannot.
     pub peeks: bool,
+    /// [`DirtyTracker::clear`] clears, rather than doing nothing.
+    pub clears: bool,
 }
 
 impl Traits {
@@ -64,6 +66,13 @@ impl Traits {
     #[must_use]
     pub fn with_peek(mut self) -> Self {
         self.peeks = true;
+        self
+    }
+
+    /// The same, whose `clear` clears.
+    #[must_use]
+    pub fn with_clear(mut self) -> Self {
+        self.clears = true;
         self
     }
 }
@@ -108,7 +117,7 @@ pub fn check<R: Rig>(make: impl Fn(&RegionTable) -> R, traits: Traits) {
 
 type Case = fn(&mut Ground<'_>);
 
-const CASES: [(&str, Case); 11] = [
+const CASES: [(&str, Case); 12] = [
     ("a fresh tracker", fresh),
     ("every page alone", every_page),
     ("edges of regions", edges),
@@ -117,6 +126,7 @@ const CASES: [(&str, Case); 11] = [
     ("restore", restore),
     ("attempts", attempts),
     ("peek", peek),
+    ("clear", clear),
     ("wrong lengths", wrong_lengths),
     ("unarmed", unarmed),
     ("concurrent writers", concurrent_writers),
@@ -335,6 +345,34 @@ fn peek(on: &mut Ground<'_>) {
     on.expect(&written);
 }
 
+/// What is cleared is not reported, unless it is written again; what is not cleared is.
+fn clear(on: &mut Ground<'_>) {
+    on.arm();
+    on.harvest();
+    let pages = on.pages();
+    let (from, middle, to) = (pages / 3, pages / 2, pages - pages / 4);
+    let written: BTreeSet<u64> = (0..pages).filter(|p| p % 5 != 2).collect();
+    let runs = [from..middle, (middle + 1).min(to)..to].map(PageRun::from_range);
+    let is_cleared = |page: u64| (from..to).contains(&page) && page != middle;
+    for round in 0..2 {
+        written.iter().for_each(|page| on.write(*page, round));
+        on.tracker.clear(&runs).unwrap_or_else(|e| panic!("{}: {e}", on.name));
+        on.tracker.clear(&[]).unwrap_or_else(|e| panic!("{}: {e}", on.name));
+        if on.traits.clears {
+            on.expect(&written.iter().copied().filter(|page| !is_cleared(*page)).collect());
+        } else {
+            let seen = on.harvest();
+            let lost = written.iter().find(|page| !is_cleared(**page) && !seen.contains(page));
+            assert!(lost.is_none(), "{}: {lost:?} was not cleared, and not reported", on.name);
+        }
+        // A cleared page is tracked as ever, and clearing clean pages does no harm.
+        on.tracker.clear(&runs).unwrap_or_else(|e| panic!("{}: {e}", on.name));
+        let again = BTreeSet::from([0, from, middle, to - 1]);
+        again.iter().for_each(|page| on.write(*page, 7));
+        on.expect(&again);
+    }
+}
+
 /// Bitmaps of another length are refused (R2), and nothing is lost by it.
 fn wrong_lengths(on: &mut Ground<'_>) {
     on.arm();
@@ -399,6 +437,10 @@ fn concurrent_writers(on: &mut Ground<'_>) {
                 *before = std::array::from_fn(|writer| done[writer].load(Ordering::Acquire));
             }
             on.harvest_into(&mut set);
+            if harvests % 2 == 1 {
+                let runs: Vec<PageRun> = set.runs().collect();
+                on.tracker.clear(&runs).unwrap_or_else(|e| panic!("{}: {e}", on.name));
+            }
             refresh(&mut shadow, memory, &set);
             for (page, (held, before)) in shadow.iter().zip(&before).enumerate() {
                 let lost = (0..WRITERS).any(|writer| held[writer] < before[writer]);

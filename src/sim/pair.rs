@@ -21,6 +21,8 @@ use crate::session::{DestinationInput, SessionEvent, SourceInput, SourcePhase};
 use crate::units::{ChannelId, PageIndex, PageSize, Tick};
 use crate::wire::{Fate, Message};
 
+#[cfg(test)]
+mod orders;
 mod plan;
 #[cfg(test)]
 mod tests;

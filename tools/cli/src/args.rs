@@ -43,7 +43,7 @@ pub(crate) enum Command {
     Ask(AskArgs),
     /// Predict what a migration will cost: rounds, time, downtime, bytes, risk to the service
     Predict(Box<PredictArgs>),
-    /// List the stop policies with their parameters
+    /// List stop policies, page orders, rates and throttles with their parameters
     Policies(PoliciesArgs),
     /// Try which ways of dirty tracking work on this machine
     Trackers(TrackersArgs),

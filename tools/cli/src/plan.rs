@@ -7,7 +7,7 @@ use precopy::encode::EncoderKind;
 use precopy::engine::SourceOptions;
 use precopy::limits;
 use precopy::memory::MapOptions;
-use precopy::policy::{GuardAction, Guards, NoProgress, PolicySpec};
+use precopy::policy::{GuardAction, Guards, NoProgress, StrategySpec};
 use precopy::region::{Region, RegionTable};
 use precopy::units::{GuestAddress, PageSize};
 use webvm::{Amount, GuestConfig, Pattern};
@@ -103,12 +103,17 @@ fn regions(args: &GuestArgs, bytes: u64) -> anyhow::Result<RegionTable> {
 /// Downtime that policies aim at unless told otherwise: QEMU's and Cloud Hypervisor's default.
 const DOWNTIME_LIMIT: Duration = Duration::from_millis(300);
 
+/// Longest time before the first page.
+const PREFLIGHT_MAX: Duration = Duration::from_secs(86_400);
+
 /// A migration to try.
 #[derive(Clone, Debug)]
 pub(crate) struct MigrationPlan {
-    pub(crate) policy: PolicySpec,
+    pub(crate) policy: StrategySpec,
     pub(crate) guards: Guards,
     pub(crate) downtime_limit: Duration,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) preflight: Duration,
     pub(crate) channels: u8,
     pub(crate) encoder: EncoderKind,
     pub(crate) bandwidth_cap_bytes_per_s: Option<u64>,
@@ -125,17 +130,22 @@ pub(crate) struct MigrationPlan {
 impl MigrationPlan {
     /// Checks the migration's flags.
     pub(crate) fn new(args: &MigrationArgs, verify: bool) -> anyhow::Result<Self> {
-        let policy = PolicySpec::parse(&args.policy)
+        let policy = StrategySpec::parse(&args.policy)
             .map_err(|error| usage(format!("--policy: {error}; see `precopy policies`")))?;
         let encoder: EncoderKind = args.encoder.parse().map_err(usage)?;
         if args.channels == 0 || args.channels > limits::CHANNELS_MAX {
             let most = limits::CHANNELS_MAX;
             return Err(usage(format!("--channels {}: from 1 to {most}", args.channels)));
         }
+        if args.preflight_s.is_some_and(|time| time > PREFLIGHT_MAX) {
+            return Err(usage("--preflight-s: at most a day"));
+        }
         Ok(Self {
             policy,
             guards: guards(args)?,
             downtime_limit: args.downtime_limit.unwrap_or(DOWNTIME_LIMIT),
+            deadline: args.deadline_s,
+            preflight: args.preflight_s.unwrap_or(Duration::ZERO),
             channels: args.channels,
             encoder,
             bandwidth_cap_bytes_per_s: args.bandwidth_cap,
@@ -154,9 +164,11 @@ impl MigrationPlan {
     pub(crate) fn plain(policy: &str, channels: u8) -> anyhow::Result<Self> {
         let time = Duration::from_secs;
         Ok(Self {
-            policy: PolicySpec::parse(policy)?,
+            policy: StrategySpec::parse(policy)?,
             guards: Guards::default(),
             downtime_limit: DOWNTIME_LIMIT,
+            deadline: None,
+            preflight: Duration::ZERO,
             channels,
             encoder: EncoderKind::Raw,
             bandwidth_cap_bytes_per_s: None,
@@ -173,8 +185,7 @@ impl MigrationPlan {
 
     /// The engine's options for one attempt.
     pub(crate) fn options(&self, guest: &GuestConfig) -> SourceOptions {
-        let policy = self.guards.guard(self.policy.build());
-        let mut options = SourceOptions::new(Box::new(policy));
+        let mut options = SourceOptions::new(self.policy.build().guarded(&self.guards));
         options.policy_text = format!("{} ({})", self.policy, self.guards);
         options.channels = self.channels;
         options.encoder = self.encoder;
@@ -183,6 +194,8 @@ impl MigrationPlan {
         options.verify = self.verify;
         options.guest = crate::guest::describe(guest);
         options.downtime_limit = self.downtime_limit;
+        options.deadline = self.deadline;
+        options.preflight = self.preflight;
         options.connect_timeout = self.connect_timeout;
         options.stall_timeout = self.stall_timeout;
         options.ready_timeout = self.ready_timeout;

@@ -10,13 +10,20 @@ use crate::parse;
 #[derive(clap::Args, Clone, PartialEq, Debug)]
 #[command(next_help_heading = "Migration")]
 pub(crate) struct MigrationArgs {
-    /// When to pause the guest: a policy with parameters, such as qemu:downtime_ms=50; see
-    /// `precopy policies`
-    #[arg(long, value_name = "POLICY", default_value = "qemu")]
+    /// When to pause the guest, such as qemu:downtime_ms=50, and what to do until then, such as
+    /// qemu+cold-first+auto-converge; see `precopy policies`
+    #[arg(long, visible_alias = "strategy", value_name = "POLICY", default_value = "qemu")]
     pub(crate) policy: String,
     /// Downtime that policies aim at [default: 300ms as QEMU's; demo 30ms]
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     pub(crate) downtime_limit: Option<Duration>,
+    /// Seconds after the first page by which you want to be done; only strategies look at it
+    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
+    pub(crate) deadline_s: Option<Duration>,
+    /// Seconds for which the guest's writes are watched before the first page is sent, so that
+    /// the strategy can learn from them [default: 0]
+    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
+    pub(crate) preflight_s: Option<Duration>,
     /// Guard: live rounds at most
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(crate) max_rounds: u32,

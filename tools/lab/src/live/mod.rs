@@ -65,7 +65,7 @@ pub struct LiveOptions {
     /// When to migrate, after the start of the steady state. A migration that is due while
     /// another is under way begins after it.
     pub migrate_at: Vec<Duration>,
-    /// Policy and parameters, as `PolicySpec` reads them.
+    /// The strategy with its parameters, as `StrategySpec` reads it.
     pub policy: String,
     /// When a migration stops whatever its policy says.
     pub guards: Guards,
@@ -73,6 +73,10 @@ pub struct LiveOptions {
     pub tracker: Option<String>,
     /// Downtime that policies aim at.
     pub downtime_limit: Duration,
+    /// Time after the first page by which a migration is to be done; strategies look at it.
+    pub deadline: Option<Duration>,
+    /// How long the guest is watched before the first page.
+    pub preflight: Duration,
     /// TCP connections of a migration, 1 to 64.
     pub channels: u8,
     /// How pages travel.
@@ -100,6 +104,8 @@ impl LiveOptions {
             guards: Guards::default(),
             tracker: None,
             downtime_limit: Duration::from_millis(300),
+            deadline: None,
+            preflight: Duration::ZERO,
             channels: 1,
             encoder: EncoderKind::Raw,
             verify: false,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use precopy::engine::{CancelToken, EngineEvent, MigrateError, SourceOptions};
 use precopy::guest::GuestControl;
-use precopy::policy::PolicySpec;
+use precopy::policy::StrategySpec;
 use precopy::report::{MayRunHere, Outcome, Report};
 use precopy::units::Tick;
 use webvm::net::rig::Side;
@@ -42,7 +42,7 @@ pub fn run(
     cancel: &CancelToken,
     sink: &mut dyn FnMut(&LiveEvent),
 ) -> Result<LiveRun, LiveError> {
-    let policy = PolicySpec::parse(&options.policy)?;
+    let policy = StrategySpec::parse(&options.policy)?;
     let users = Users::new(options.users.clone())?;
     let place = Place::new(options.link)?;
     let mut notes: Vec<String> = place.note.iter().cloned().collect();
@@ -92,7 +92,7 @@ pub fn run(
 
 struct Experiment<'a> {
     options: &'a LiveOptions,
-    policy: PolicySpec,
+    policy: StrategySpec,
     place: &'a Place,
     uplink: SocketAddr,
     origin: Instant,
@@ -156,8 +156,7 @@ impl Experiment<'_> {
 
     fn source_options(&self) -> SourceOptions {
         let guards = self.options.guards.clone();
-        let policy = guards.guard(self.policy.build());
-        let mut options = SourceOptions::new(Box::new(policy));
+        let mut options = SourceOptions::new(self.policy.build().guarded(&guards));
         options.policy_text = format!("{} ({guards})", self.policy);
         options.channels = self.options.channels;
         options.encoder = self.options.encoder;
@@ -165,6 +164,8 @@ impl Experiment<'_> {
         options.verify = self.options.verify;
         options.guest = self.hosted.site.describe();
         options.downtime_limit = self.options.downtime_limit;
+        options.deadline = self.options.deadline;
+        options.preflight = self.options.preflight;
         options
     }
 

@@ -2,7 +2,7 @@
 //! The experiments of the paper's section 4 and 5 in virtual time, one function each, over several
 //! seeds. What a cancel leaves undone is missing from the result.
 
-use precopy::policy::{PolicyError, PolicySpec, policies};
+use precopy::policy::{PolicyError, PolicySpec, StrategySpec, policies};
 use webvm::site::{Action, Workers};
 use webvm::sla::{Percentile, Verdict};
 
@@ -32,8 +32,8 @@ pub const SPACED_S: f64 = 400.0;
 pub struct Options {
     /// Seeds.
     pub seeds: Vec<u64>,
-    /// When migrations stop.
-    pub policy: PolicySpec,
+    /// When migrations stop, and what they do until then.
+    pub policy: StrategySpec,
     /// Bytes per second of the link.
     pub bandwidth_bytes_per_s: f64,
     /// Share of the processor that a migration takes.
@@ -385,11 +385,11 @@ pub fn sensitivity(options: &Options, watch: &dyn Watch) -> Result<Vec<Sensitivi
 ///
 /// # Errors
 /// [`PolicyError`] if one does not exist.
-pub fn ranked_policies(paper: &PolicySpec) -> Result<Vec<PolicySpec>, PolicyError> {
+pub fn ranked_policies(paper: &StrategySpec) -> Result<Vec<StrategySpec>, PolicyError> {
     // Stopping when rounds grow is what workload.md 2.4 finds closest to the paper's Xen.
-    let mut all = vec![PolicySpec::parse("xen-legacy:growth=dirty,skip=false")?];
+    let mut all = vec![StrategySpec::parse("xen-legacy:growth=dirty,skip=false")?];
     for info in policies() {
-        all.push(PolicySpec::new(info.name, [])?);
+        all.push(PolicySpec::new(info.name, [])?.into());
     }
     if !all.contains(paper) {
         all.push(paper.clone());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lab::live::{Link, LiveOptions, LiveRun};
 use lab::paper::{self, Scenario, experiments};
-use precopy::policy::{PolicySpec, policies};
+use precopy::policy::{StrategySpec, policies};
 use webvm::net::rig::RigOptions;
 use webvm::site::{PAGES_MAX, PAGES_MIN, Site, SiteConfig, WORKERS_MAX};
 use webvm::users::UsersConfig;
@@ -68,7 +68,7 @@ impl LivePlan {
         let policy = args.policy.clone().unwrap_or(paper);
         let policies = listed(live, &policy);
         for policy in policies.iter().chain([&policy]) {
-            PolicySpec::parse(policy)
+            StrategySpec::parse(policy)
                 .map_err(|error| usage(format!("{error}; see `precopy policies`")))?;
         }
         let rate_bytes_per_s = live.link_rate.unwrap_or(LINK_RATE);
