@@ -50,6 +50,13 @@ pub const ROUND_REPORTS_MAX: usize = 10_000;
 /// Most decisions that a report keeps.
 pub const DECISIONS_MAX: usize = 10_000;
 
+/// Most strategies that are judged beside the acting one. Each costs a microsecond or so whenever
+/// the acting one is asked.
+pub const SHADOWS_MAX: usize = 64;
+/// Most of them with a page order of their own, whose sender is modelled: each holds up to 9 bytes
+/// a page, and picks every page that it would send.
+pub const SHADOW_ORDERS_MAX: usize = 8;
+
 /// Connections that have not yet said what they are, at a listening destination.
 pub const PENDING_CONNECTIONS_MAX: usize = 128;
 /// How long a connection may take to say what it is.
@@ -80,6 +87,24 @@ pub const MPROTECT_SPLITS_MAX: usize = 16 << 10;
 /// Calls of the kernel's page walk without progress after which a scan gives up.
 pub const PAGEMAP_STALLS_MAX: u32 = 16;
 
+/// Most runs of pages in one tick of a trace, and in its list of contents: 64 MiB and 96 MiB in
+/// memory. All pages of 64 GiB are at most twice as many.
+pub const TRACE_TICK_RUNS_MAX: u64 = 1 << 22;
+/// Most bytes of one chunk of a trace, before and after compression.
+pub const TRACE_CHUNK_BYTES_MAX: u32 = 32 << 20;
+/// Most ticks of one chunk of a trace.
+pub const TRACE_CHUNK_TICKS_MAX: u32 = 1 << 16;
+/// Most chunks of a trace: 12 days at one a second.
+pub const TRACE_CHUNKS_MAX: u32 = 1 << 20;
+/// Most bytes of a trace's header, the populated pages of the guest included.
+pub const TRACE_HEADER_BYTES_MAX: u32 = 4 << 20;
+/// Most bytes of each text in a trace's header.
+pub const TRACE_TEXT_BYTES_MAX: u32 = 64 << 10;
+/// Longest intended tick of a trace.
+pub const TRACE_TICK_MAX: Duration = Duration::from_secs(3600);
+/// Most ticks that an oracle looks ahead, at 16 bytes each: 7 days in ticks of 10 ms.
+pub const ORACLE_TICKS_MAX: u32 = 60_480_000;
+
 const _: () = assert!(FRAME_PAGE_PAYLOAD_MAX >= FRAME_PAGE_BYTES_MAX);
 const _: () = assert!(FRAME_BODY_MAX >= 2 * FRAME_PAGE_PAYLOAD_MAX, "worst case: raw plus table");
 const _: () = assert!(HELLO_BODY_MAX as usize > 16 * REGIONS_MAX + 2 * REASON_BYTES_MAX);
@@ -96,3 +121,8 @@ const _: () =
     assert!(JOURNAL_MIGRATIONS_KEPT as u64 * 128 <= JOURNAL_COMPACT_BYTES / 2, "shortening pays");
 const _: () = assert!(PENDING_CONNECTIONS_MAX > CHANNELS_MAX as usize);
 const _: () = assert!(PEEK_WINDOW_PAGES >= FRAME_PAGES_MAX as u64);
+const _: () = assert!(TRACE_HEADER_BYTES_MAX > 2 * TRACE_TEXT_BYTES_MAX + 1024);
+const _: () = assert!(
+    TRACE_TICK_RUNS_MAX * 7 < TRACE_CHUNK_BYTES_MAX as u64,
+    "the largest tick fits a chunk"
+);

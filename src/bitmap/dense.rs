@@ -4,15 +4,41 @@
 //! The bits belong to a `bitvec` (bit i of the set is bit i % 64 of word i / 64); everything that
 //! is called once a round walks the raw words. Invariant: bits past the length are zero, so that
 //! word-wise counting and walking need no special case at the end.
+//!
+//! Beside the words there is a bit for each block of 64 of them (16 MiB of a guest). While it is
+//! clear the block holds no page, and whatever walks the set passes over the block: ten pages of
+//! a 64 GiB guest cost about as much as ten pages of a small one.
+
+use std::hash::{Hash, Hasher};
 
 use bitvec::prelude::{BitVec, Lsb0};
 
 use crate::units::{PageIndex, PageRun};
 
 /// An owned set of pages with a fixed length.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub struct DenseBitmap {
     bits: BitVec<u64, Lsb0>,
+    /// One bit a block; set if the block may hold something.
+    blocks: Vec<u64>,
+}
+
+/// Words of a block.
+const BLOCK: usize = 64;
+
+// Two sets with the same pages are equal, whatever they know of their empty blocks.
+impl PartialEq for DenseBitmap {
+    fn eq(&self, other: &Self) -> bool {
+        self.bits == other.bits
+    }
+}
+
+impl Eq for DenseBitmap {}
+
+impl Hash for DenseBitmap {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bits.hash(state);
+    }
 }
 
 /// Two bitmaps of different length met. Rule R2: that is an error, never a truncation.
@@ -45,7 +71,8 @@ impl DenseBitmap {
         let words = PageIndex::new(pages.div_ceil(64)).as_usize();
         let mut bits = BitVec::from_vec(vec![word; words]);
         bits.truncate(PageIndex::new(pages).as_usize());
-        Self { bits }.trimmed()
+        let blocks = vec![word; words.div_ceil(BLOCK * 64)];
+        Self { bits, blocks }.trimmed()
     }
 
     /// How many pages the set ranges over.
@@ -63,7 +90,7 @@ impl DenseBitmap {
     /// Whether no page is in the set. Stops at the first page found.
     #[must_use]
     pub fn none_set(&self) -> bool {
-        self.words().iter().all(|w| *w == 0)
+        next_full(self.words(), &self.blocks, 0).is_none()
     }
 
     /// The raw words; bits past the length are zero.
@@ -80,6 +107,7 @@ impl DenseBitmap {
     pub fn or_word(&mut self, index: usize, word: u64) {
         let tail = self.tail_mask(index);
         self.bits.as_raw_mut_slice()[index] |= word & tail;
+        self.note(index);
     }
 
     /// Adds the pages of `words`, which are those from word `index` on of a bitmap whose page 0 is
@@ -93,6 +121,7 @@ impl DenseBitmap {
             for (ours, theirs) in ours[at.min(end)..end].iter_mut().zip(words) {
                 *ours |= theirs;
             }
+            (at / BLOCK..end.div_ceil(BLOCK)).for_each(|block| self.note(block * BLOCK));
             self.trim();
             return;
         }
@@ -108,11 +137,27 @@ impl DenseBitmap {
     /// Adds a page. A page past the end is a bug of the caller: it panics in every build.
     pub fn set(&mut self, page: PageIndex) {
         self.bits.set(page.as_usize(), true);
+        self.note(page.as_usize() / 64);
+    }
+
+    /// Adds a page and says whether it was not there before. Panics past the end.
+    pub fn insert(&mut self, page: PageIndex) -> bool {
+        self.note(page.as_usize() / 64);
+        !self.bits.replace(page.as_usize(), true)
     }
 
     /// Removes a page. Panics past the end.
     pub fn clear(&mut self, page: PageIndex) {
-        self.bits.set(page.as_usize(), false);
+        self.remove(page);
+    }
+
+    /// Removes a page and says whether it was there. Panics past the end.
+    pub fn remove(&mut self, page: PageIndex) -> bool {
+        let was = self.bits.replace(page.as_usize(), false);
+        if was && self.words()[page.as_usize() / 64] == 0 {
+            self.note_emptied(page.as_usize() / 64 / BLOCK);
+        }
+        was
     }
 
     /// Whether the page is in the set; `false` past the end.
@@ -123,17 +168,37 @@ impl DenseBitmap {
 
     /// Adds every page of a run, whole words at a time. Panics past the end.
     pub fn set_run(&mut self, run: PageRun) {
-        self.edit_run(run, |word, mask| *word |= mask);
+        self.check_run(run);
+        for_words(run, |index, mask| {
+            self.bits.as_raw_mut_slice()[index] |= mask;
+            self.note(index);
+        });
     }
 
     /// Removes every page of a run, whole words at a time. Panics past the end.
     pub fn clear_run(&mut self, run: PageRun) {
-        self.edit_run(run, |word, mask| *word &= !mask);
+        self.check_run(run);
+        let words = self.bits.as_raw_mut_slice();
+        let (mut first, mut last, mut emptied) = (usize::MAX, 0, false);
+        for_words(run, |index, mask| {
+            words[index] &= !mask;
+            emptied |= words[index] == 0;
+            (first, last) = (first.min(index), index);
+        });
+        if emptied {
+            (first / BLOCK..=last / BLOCK).for_each(|block| self.note_emptied(block));
+        }
     }
 
     /// Removes every page.
     pub fn clear_all(&mut self) {
-        self.bits.as_raw_mut_slice().fill(0);
+        let (words, mut at) = (self.bits.as_raw_mut_slice(), 0);
+        let count = words.len();
+        while let Some(block) = next_bit(&self.blocks, at) {
+            words[of_block(block, count)].fill(0);
+            at = block + 1;
+        }
+        self.blocks.fill(0);
     }
 
     /// Adds every page of `other`.
@@ -150,13 +215,18 @@ impl DenseBitmap {
     /// # Errors
     /// [`LengthMismatch`] if the lengths differ; nothing was changed then.
     pub fn or_counting(&mut self, other: &Self) -> Result<u64, LengthMismatch> {
-        let mut added = 0;
-        self.combine(other, |ours, theirs| {
-            if theirs != 0 {
+        self.check_length(other)?;
+        let (ours, theirs) = (self.bits.as_raw_mut_slice(), other.words());
+        let (mut added, mut at) = (0, 0);
+        while let Some(block) = next_bit(&other.blocks, at) {
+            let words = of_block(block, theirs.len());
+            for (ours, theirs) in ours[words.clone()].iter_mut().zip(&theirs[words]) {
                 added += u64::from((theirs & !*ours).count_ones());
                 *ours |= theirs;
             }
-        })?;
+            at = block + 1;
+        }
+        self.blocks.iter_mut().zip(&other.blocks).for_each(|(ours, theirs)| *ours |= theirs);
         Ok(added)
     }
 
@@ -179,7 +249,13 @@ impl DenseBitmap {
     /// How many pages are in the set.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.words().iter().map(|w| u64::from(w.count_ones())).sum()
+        let (words, mut pages, mut at) = (self.words(), 0, 0);
+        while let Some(block) = next_bit(&self.blocks, at) {
+            let words = &words[of_block(block, words.len())];
+            pages += words.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
+            at = block + 1;
+        }
+        pages
     }
 
     /// How many pages of `run` are in the set.
@@ -204,7 +280,8 @@ impl DenseBitmap {
     /// All runs of set pages in ascending order, each as long as it can be.
     #[must_use]
     pub fn runs(&self) -> Runs<'_> {
-        Runs { words: self.words(), index: 0, rest: self.words().first().copied().unwrap_or(0) }
+        let rest = self.words().first().copied().unwrap_or(0);
+        Runs { words: self.words(), blocks: &self.blocks, index: 0, rest }
     }
 
     /// The first set page at or after `from`.
@@ -213,9 +290,9 @@ impl DenseBitmap {
         let words = self.words();
         let mut index = from.as_usize() / 64;
         let mut word = *words.get(index)? & (u64::MAX << (from.get() % 64));
-        while word == 0 {
-            index += 1;
-            word = *words.get(index)?;
+        if word == 0 {
+            index = next_full(words, &self.blocks, index + 1)?;
+            word = words[index];
         }
         Some(PageIndex::new(index as u64 * 64 + u64::from(word.trailing_zeros())))
     }
@@ -236,24 +313,52 @@ impl DenseBitmap {
         (index as u64 * 64 + u64::from(clear.trailing_zeros())).min(bound)
     }
 
+    /// Changes every block in which there may be something, by an operation that adds nothing.
     fn combine(
         &mut self,
         other: &Self,
         mut op: impl FnMut(&mut u64, u64),
     ) -> Result<(), LengthMismatch> {
-        if self.len() != other.len() {
-            return Err(LengthMismatch { ours: self.len(), theirs: other.len() });
-        }
-        for (ours, theirs) in self.bits.as_raw_mut_slice().iter_mut().zip(other.words()) {
-            op(ours, *theirs);
+        self.check_length(other)?;
+        let (ours, theirs) = (self.bits.as_raw_mut_slice(), other.words());
+        let mut at = 0;
+        while let Some(block) = next_bit(&self.blocks, at) {
+            let (words, mut left) = (of_block(block, theirs.len()), 0);
+            for (ours, theirs) in ours[words.clone()].iter_mut().zip(&theirs[words]) {
+                op(ours, *theirs);
+                left |= *ours;
+            }
+            if left == 0 {
+                self.blocks[block / 64] &= !(1 << (block % 64));
+            }
+            at = block + 1;
         }
         Ok(())
     }
 
-    fn edit_run(&mut self, run: PageRun, op: impl Fn(&mut u64, u64)) {
+    fn check_length(&self, other: &Self) -> Result<(), LengthMismatch> {
+        if self.len() == other.len() {
+            return Ok(());
+        }
+        Err(LengthMismatch { ours: self.len(), theirs: other.len() })
+    }
+
+    fn check_run(&self, run: PageRun) {
         assert!(run.end().get() <= self.len(), "{run} in a bitmap of {} pages", self.len());
-        let words = self.bits.as_raw_mut_slice();
-        for_words(run, |index, mask| op(&mut words[index], mask));
+    }
+
+    /// Something may have been put into word `index`.
+    fn note(&mut self, index: usize) {
+        let block = index / BLOCK;
+        self.blocks[block / 64] |= 1 << (block % 64);
+    }
+
+    /// Something was taken from a block.
+    fn note_emptied(&mut self, block: usize) {
+        let words = self.words();
+        if words[of_block(block, words.len())].iter().all(|word| *word == 0) {
+            self.blocks[block / 64] &= !(1 << (block % 64));
+        }
     }
 
     fn tail_mask(&self, index: usize) -> u64 {
@@ -272,6 +377,36 @@ impl DenseBitmap {
             let tail = self.tail_mask(last);
             self.bits.as_raw_mut_slice()[last] &= tail;
         }
+    }
+}
+
+/// The words of a block of a bitmap of so many words.
+fn of_block(block: usize, words: usize) -> std::ops::Range<usize> {
+    (block * BLOCK).min(words)..((block + 1) * BLOCK).min(words)
+}
+
+/// The first bit at or after `from`.
+fn next_bit(words: &[u64], from: usize) -> Option<usize> {
+    let mut index = from / 64;
+    let mut word = *words.get(index)? & (u64::MAX << (from % 64));
+    while word == 0 {
+        index += 1;
+        word = *words.get(index)?;
+    }
+    Some(index * 64 + word.trailing_zeros() as usize)
+}
+
+/// The first word at or after word `from` that is not 0.
+fn next_full(words: &[u64], blocks: &[u64], from: usize) -> Option<usize> {
+    let mut at = from;
+    loop {
+        let block = next_bit(blocks, at / BLOCK)?;
+        at = at.max(block * BLOCK);
+        let rest = words.get(at..of_block(block, words.len()).end)?;
+        if let Some(found) = rest.iter().position(|word| *word != 0) {
+            return Some(at + found);
+        }
+        at = (block + 1) * BLOCK;
     }
 }
 
@@ -301,6 +436,7 @@ impl std::fmt::Debug for DenseBitmap {
 #[derive(Clone, Debug)]
 pub struct Runs<'a> {
     words: &'a [u64],
+    blocks: &'a [u64],
     /// The word that is being walked, and what is left of it.
     index: usize,
     rest: u64,
@@ -313,9 +449,13 @@ impl Iterator for Runs<'_> {
     // set bit is the run's end, and the bits that word and sum share are what is left.
     #[inline]
     fn next(&mut self) -> Option<PageRun> {
-        while self.rest == 0 {
-            self.rest = *self.words.get(self.index + 1)?;
+        if self.rest == 0 {
             self.index += 1;
+            self.rest = *self.words.get(self.index)?;
+            if self.rest == 0 {
+                self.index = next_full(self.words, self.blocks, self.index)?;
+                self.rest = self.words[self.index];
+            }
         }
         let at = |index: usize, bit: u32| index as u64 * 64 + u64::from(bit);
         let start = at(self.index, self.rest.trailing_zeros());
@@ -430,15 +570,21 @@ mod tests {
         /// Every operation agrees with a set of numbers.
         #[test]
         fn behaves_like_a_set(
+            far in any::<bool>(),
             len in 1u64..400,
             a in prop::collection::btree_set(0u64..400, 0..200),
             b in prop::collection::btree_set(0u64..400, 0..200),
             from in 0u64..400,
             pages in 0u64..400,
         ) {
-            let a: BTreeSet<u64> = a.into_iter().filter(|p| *p < len).collect();
-            let b: BTreeSet<u64> = b.into_iter().filter(|p| *p < len).collect();
-            let from = from.min(len);
+            // Close together, or in four places near the borders of blocks.
+            let place = |p: u64| if far { p % 100 + p / 100 * 4050 } else { p };
+            let len = place(len).max(1);
+            let within = |set: BTreeSet<u64>| -> BTreeSet<u64> {
+                set.into_iter().map(place).filter(|p| *p < len).collect()
+            };
+            let (a, b) = (within(a), within(b));
+            let (from, pages) = (place(from).min(len), place(pages));
             let run = PageRun::from_range(from..(from + pages).min(len));
             let (set, other) = (set_of(len, &a), set_of(len, &b));
             prop_assert_eq!(set.count(), a.len() as u64);
@@ -462,6 +608,21 @@ mod tests {
             prop_assert_eq!(with(&|s| s.set_run(run)), a.union(&range).copied().collect());
             prop_assert_eq!(with(&|s| s.clear_run(run)), a.difference(&range).copied().collect());
             prop_assert_eq!(members(&set), a.clone());
+            // Blocks that are emptied are passed over, and come back when they are filled.
+            let again = with(&|s| {
+                set.runs().for_each(|r| s.clear_run(r));
+                assert!(s.none_set() && s.runs().next().is_none() && s.count() == 0);
+                s.or_with(&other).unwrap();
+                other.runs().flat_map(PageRun::iter).for_each(|p| assert!(s.remove(p)));
+                assert!(s.none_set() && s.next_set(PageIndex::new(0)).is_none());
+                set.runs().flat_map(PageRun::iter).for_each(|p| assert!(s.insert(p)));
+                s.and_not(&set).unwrap();
+                assert!(*s == DenseBitmap::new(len) && s.none_set());
+                s.or_with(&set).unwrap();
+                s.clear_all();
+                s.or_with(&other).unwrap();
+            });
+            prop_assert_eq!(again, b);
             for r in set.runs() {
                 prop_assert!(!r.is_empty());
                 prop_assert!(!set.contains(r.end()), "runs are as long as they can be");

@@ -16,19 +16,40 @@
 //! 3. [`Moment::Sent`]: the round was sent and acknowledged; `residual_pages` is 0 (or what was
 //!    skipped), because the next harvest has not happened yet.
 
+mod budget_test;
+mod clark;
 mod cloud_hypervisor;
+mod cloudnet;
 mod downtime_limit;
+mod estimate;
 mod fixed_rounds;
+mod fraction;
+mod go_criu;
 mod guards;
+mod itc;
+mod kubevirt_ramp;
+mod kubevirt_stall;
+mod mccall;
+mod nearest;
+mod no_progress;
+mod nova;
 pub mod order;
+mod ovirt;
 mod parameters;
+mod phaul;
+mod propolis;
 mod qemu;
 pub mod rate;
 mod registry;
+mod reservation_sqrt;
+mod secretary;
+mod stall_detector;
 mod stop_at_once;
 mod strategy;
 pub mod throttle;
+mod vmotion;
 mod xen;
+mod xen_adaptive;
 mod xen_legacy;
 
 #[cfg(test)]
@@ -40,16 +61,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Throttle, Tick};
 
+use budget_test::BudgetTest;
+pub use clark::Clark;
 pub use cloud_hypervisor::CloudHypervisor;
+pub use cloudnet::CloudNet;
 use downtime_limit::DowntimeLimit;
 pub use fixed_rounds::FixedRounds;
+pub use fraction::Fraction;
+pub use go_criu::GoCriu;
 pub use guards::{GUARD_PARAMETERS, GuardAction, Guarded, Guards, NoProgress};
+pub use itc::Itc;
+pub use kubevirt_ramp::KubevirtRamp;
+pub use kubevirt_stall::KubevirtStall;
+pub use mccall::McCall;
+pub use nearest::nearest;
+pub use no_progress::NoGain;
+pub use nova::Nova;
+pub use ovirt::Ovirt;
 pub use parameters::{ParameterInfo, ParameterKind, PolicyError};
+pub use phaul::Phaul;
+pub use propolis::Propolis;
 pub use qemu::Qemu;
-pub use registry::{Catalogue, Info, PolicyInfo, PolicySpec, Spec, parse, policies};
+pub use registry::{
+    Catalogue, Info, PolicyGroup, PolicyInfo, PolicySpec, Spec, USUAL_POLICIES, parse, policies,
+    policy_groups,
+};
+pub use reservation_sqrt::ReservationSqrt;
+pub use secretary::Secretary;
 pub use stop_at_once::StopAtOnce;
 pub use strategy::{Strategy, StrategySpec};
+pub use vmotion::Vmotion;
 pub use xen::Xen;
+pub use xen_adaptive::XenAdaptive;
 pub use xen_legacy::XenLegacy;
 
 /// At which point of a round a policy is asked.

@@ -6,6 +6,9 @@
 
 use std::fmt;
 
+use super::nearest::nearest;
+use crate::limits;
+
 /// What values a parameter takes.
 #[derive(Clone, Copy, PartialEq, Debug)]
 #[non_exhaustive]
@@ -25,6 +28,13 @@ pub enum ParameterKind {
         max: u64,
         /// The word for "not set here".
         word: &'static str,
+    },
+    /// A finite number within bounds, both inclusive.
+    Number {
+        /// Least value.
+        min: f64,
+        /// Greatest value.
+        max: f64,
     },
     /// A finite number within bounds, both inclusive, or a word that stands for its absence.
     NumberOr {
@@ -48,6 +58,7 @@ impl fmt::Display for ParameterKind {
             Self::IntegerOr { min, max, word } => {
                 write!(f, "a whole number from {min} to {max}, or `{word}`")
             }
+            Self::Number { min, max } => write!(f, "a number from {min} to {max}"),
             Self::NumberOr { min, max, word } => {
                 write!(f, "a number from {min} to {max}, or `{word}`")
             }
@@ -72,6 +83,14 @@ pub struct ParameterInfo {
 }
 
 impl ParameterInfo {
+    /// What several rules that were built on Xen call a small harvest.
+    pub(super) const FEW_PAGES: Self = Self::new(
+        "min_pages",
+        ParameterKind::Integer { min: 0, max: limits::PAGES_MAX },
+        "50",
+        "a harvest of fewer pages than this is sent paused",
+    );
+
     pub(crate) const fn new(
         name: &'static str,
         kind: ParameterKind,
@@ -117,7 +136,7 @@ fn read_value(kind: ParameterKind, text: &str) -> Option<Value> {
             integer(min, max)
         }
         // A range contains no NaN, so this is the check for finite numbers too.
-        ParameterKind::NumberOr { min, max, .. } => {
+        ParameterKind::Number { min, max } | ParameterKind::NumberOr { min, max, .. } => {
             text.parse().ok().filter(|value| (min..=max).contains(value)).map(Value::Number)
         }
         ParameterKind::Switch => text.parse().ok().map(Value::Switch),
@@ -154,12 +173,13 @@ impl Values {
         let mut given = vec![false; table.len()];
         for (name, text) in pairs {
             let at = table.iter().position(|info| info.name == name).ok_or_else(|| {
-                let names: Vec<_> = table.iter().map(|info| info.name).collect();
-                let known = match names.is_empty() {
+                let names = || table.iter().map(|info| info.name);
+                let known = match table.is_empty() {
                     true => "it has none".to_owned(),
-                    false => format!("it has: {}", names.join(", ")),
+                    false => format!("it has: {}", names().collect::<Vec<_>>().join(", ")),
                 };
-                PolicyError::UnknownParameter { owner, parameter: shorten(name), known }
+                let nearest = nearest(name, names());
+                PolicyError::UnknownParameter { owner, parameter: shorten(name), nearest, known }
             })?;
             if std::mem::replace(&mut given[at], true) {
                 return Err(PolicyError::Repeated { owner, parameter: table[at].name });
@@ -206,6 +226,11 @@ impl Values {
         }
     }
 
+    /// A number of a kind that allows nothing else.
+    pub(crate) fn number(&self, name: &str) -> f64 {
+        self.number_or(name).expect("the kind allows numbers only")
+    }
+
     /// A switch.
     pub(crate) fn switch(&self, name: &str) -> bool {
         self.get(name) == Value::Switch(true)
@@ -216,12 +241,18 @@ impl Values {
         matches!(self.get(name), Value::Word(is) if is == word)
     }
 
-    /// Those that differ from the default, as `name=value,name=value`.
-    pub(crate) fn list(&self) -> String {
+    /// Those that differ from the default, with their values as they would be written.
+    pub(crate) fn pairs(&self) -> Vec<(&'static str, String)> {
         let defaults = Self::defaults(self.owner, self.table);
         let set = self.table.iter().zip(self.values.iter().zip(&defaults.values));
         let set = set.filter(|(_, (value, default))| value != default);
-        set.map(|(info, (value, _))| format!("{}={value}", info.name)).collect::<Vec<_>>().join(",")
+        set.map(|(info, (value, _))| (info.name, value.to_string())).collect()
+    }
+
+    /// The same as `name=value,name=value`.
+    pub(crate) fn list(&self) -> String {
+        let pairs = self.pairs().into_iter().map(|(name, value)| format!("{name}={value}"));
+        pairs.collect::<Vec<_>>().join(",")
     }
 }
 
@@ -241,17 +272,23 @@ pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
+fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |name| format!(" (did you mean {name:?}?)"))
+}
+
 /// A policy, or the guards around it, could not be built from what was asked.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
     /// There is no policy of this name.
-    #[error("There is no {kind} {name:?}; there are: {known}")]
+    #[error("There is no {kind} {name:?}{}; there are: {known}", did_you_mean(*nearest))]
     UnknownPolicy {
         /// What kind of thing.
         kind: &'static str,
         /// The name, cut to 40 characters.
         name: String,
+        /// The name that was probably meant.
+        nearest: Option<&'static str>,
         /// All names.
         known: String,
     },
@@ -270,12 +307,14 @@ pub enum PolicyError {
         kind: &'static str,
     },
     /// The policy has no such parameter.
-    #[error("{owner} has no parameter {parameter:?}; {known}")]
+    #[error("{owner} has no parameter {parameter:?}{}; {known}", did_you_mean(*nearest))]
     UnknownParameter {
         /// The policy, or `guards`.
         owner: &'static str,
         /// The parameter, cut to 40 characters.
         parameter: String,
+        /// The name that was probably meant.
+        nearest: Option<&'static str>,
         /// What there is, as a phrase.
         known: String,
     },

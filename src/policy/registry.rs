@@ -2,18 +2,65 @@
 //! The policies by name, with their parameters, and how one is built from text.
 
 use std::fmt;
+use std::sync::LazyLock;
 
+use super::nearest::nearest;
 use super::parameters::{ParameterInfo, PolicyError, Values, shorten, split_pairs};
-use super::{StopPolicy, cloud_hypervisor, fixed_rounds, qemu, stop_at_once, xen, xen_legacy};
+use super::{
+    StopPolicy, clark, cloud_hypervisor, cloudnet, fixed_rounds, fraction, go_criu, itc,
+    kubevirt_ramp, kubevirt_stall, mccall, no_progress, nova, ovirt, phaul, propolis, qemu,
+    reservation_sqrt, secretary, stop_at_once, vmotion, xen, xen_adaptive, xen_legacy,
+};
 
-const POLICIES: &[PolicyInfo] = &[
-    fixed_rounds::INFO,
-    xen_legacy::INFO,
-    xen::INFO,
-    qemu::INFO,
-    cloud_hypervisor::INFO,
-    stop_at_once::INFO,
+/// Policies that have something in common.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct PolicyGroup {
+    /// What, as a heading.
+    pub title: &'static str,
+    /// The policies.
+    pub policies: &'static [PolicyInfo],
+}
+
+const GROUPS: &[PolicyGroup] = &[
+    PolicyGroup { title: "Baselines", policies: &[fixed_rounds::INFO, stop_at_once::INFO] },
+    PolicyGroup {
+        title: "Hypervisors and checkpointers",
+        policies: &[
+            clark::INFO,
+            xen_legacy::INFO,
+            xen_adaptive::INFO,
+            xen::INFO,
+            qemu::INFO,
+            cloud_hypervisor::INFO,
+            propolis::INFO,
+            vmotion::INFO,
+            phaul::INFO,
+            go_criu::INFO,
+        ],
+    },
+    PolicyGroup {
+        title: "Managers that set QEMU's downtime limit",
+        policies: &[nova::INFO, ovirt::INFO, kubevirt_ramp::INFO, kubevirt_stall::INFO],
+    },
+    PolicyGroup {
+        title: "Papers",
+        policies: &[cloudnet::INFO, no_progress::INFO, itc::INFO, fraction::INFO],
+    },
+    PolicyGroup {
+        title: "Optimal stopping",
+        policies: &[reservation_sqrt::INFO, mccall::INFO, secretary::INFO],
+    },
 ];
+
+static POLICIES: LazyLock<Vec<PolicyInfo>> =
+    LazyLock::new(|| GROUPS.iter().flat_map(|group| group.policies).copied().collect());
+
+/// Every stop policy that can be chosen by name, in groups.
+#[must_use]
+pub fn policy_groups() -> &'static [PolicyGroup] {
+    GROUPS
+}
 
 /// What there is to know about something that can be chosen by name, before it is chosen.
 #[non_exhaustive]
@@ -76,15 +123,20 @@ impl Catalogue for dyn StopPolicy {
     const KIND: &'static str = "policy";
 
     fn all() -> &'static [PolicyInfo] {
-        POLICIES
+        &POLICIES
     }
 }
 
 /// Every stop policy that can be chosen by name.
 #[must_use]
 pub fn policies() -> &'static [PolicyInfo] {
-    POLICIES
+    &POLICIES
 }
+
+/// The policies that a long comparison takes when nobody says which: the baselines and what
+/// hypervisors do today.
+pub const USUAL_POLICIES: &[&str] =
+    &["fixed-rounds", "xen-legacy", "xen", "qemu", "cloud-hypervisor", "stop-at-once"];
 
 /// A plug-in and its parameters, checked: what a user chose, before it is set to work.
 ///
@@ -118,8 +170,12 @@ impl<T: ?Sized + Catalogue> Spec<T> {
     ) -> Result<Self, PolicyError> {
         let info = T::all().iter().find(|info| info.name == name).ok_or_else(|| {
             let known: Vec<_> = T::all().iter().map(|info| info.name).collect();
-            let known = known.join(", ");
-            PolicyError::UnknownPolicy { kind: T::KIND, name: shorten(name), known }
+            PolicyError::UnknownPolicy {
+                kind: T::KIND,
+                name: shorten(name),
+                nearest: nearest(name, known.iter().copied()),
+                known: known.join(", "),
+            }
         })?;
         Ok(Self { info, values: Values::read(info.name, info.parameters, parameters)? })
     }
@@ -128,6 +184,14 @@ impl<T: ?Sized + Catalogue> Spec<T> {
     #[must_use]
     pub fn info(&self) -> &'static Info<T> {
         self.info
+    }
+
+    /// The parameters that differ from their default, with their values as they would be written,
+    /// in the order of its table. [`Spec::new`] takes them back, so that a
+    /// name and these pairs are a table form of a spec.
+    #[must_use]
+    pub fn parameters(&self) -> Vec<(&'static str, String)> {
+        self.values.pairs()
     }
 
     /// One of this kind in its first state; a stop policy without guards.

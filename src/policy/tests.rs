@@ -12,7 +12,7 @@ const PAGE: u64 = 4096;
 const BANDWIDTH: f64 = 4_096_000.0;
 
 /// Something seen after `rounds` rounds with `residual` pages, on a guest of 10 000 pages.
-fn seen(moment: Moment, rounds: u32, residual: u64) -> Observation {
+pub(super) fn seen(moment: Moment, rounds: u32, residual: u64) -> Observation {
     Observation {
         moment,
         rounds_sent: rounds,
@@ -29,10 +29,16 @@ fn seen(moment: Moment, rounds: u32, residual: u64) -> Observation {
     }
 }
 
-fn at_ms(mut seen: Observation, ms: u64) -> Observation {
+pub(super) fn at_ms(mut seen: Observation, ms: u64) -> Observation {
     seen.now = Tick::from_nanos(ms * 1_000_000);
     seen.elapsed = Duration::from_millis(ms);
     seen
+}
+
+/// The same at a time, with bytes sent at [`BANDWIDTH`] until then.
+pub(super) fn sending(seen: Observation, ms: u64) -> Observation {
+    let round_bandwidth_bytes_per_s = Some(BANDWIDTH);
+    Observation { sent_wire_bytes: ms * PAGE, round_bandwidth_bytes_per_s, ..at_ms(seen, ms) }
 }
 
 /// Plays rounds whose harvests are given (the first is the populated set) and returns how many
@@ -57,7 +63,7 @@ fn play(policy: &mut dyn StopPolicy, harvests: &[u64]) -> (u32, &'static str) {
     (u32::MAX, "continue")
 }
 
-fn play_named(text: &str, harvests: &[u64]) -> (u32, &'static str) {
+pub(super) fn play_named(text: &str, harvests: &[u64]) -> (u32, &'static str) {
     play(&mut *parse(text).unwrap(), harvests)
 }
 
@@ -277,6 +283,10 @@ fn errors_say_what_there_is() {
     insta::assert_snapshot!(
         [
             say("nosuch"),
+            say("qmeu"),
+            say("qemu:downtime=1"),
+            say("kubevirt-stall:progress_timeout=1"),
+            say("itc:min_gain_percent=NaN"),
             say(""),
             say("qemu:foo=1"),
             say("stop-at-once:x=1"),
@@ -308,9 +318,12 @@ fn the_list_of_policies() {
         std::mem::take(&mut list)
     };
     let mut all = String::new();
-    for info in policies() {
-        writeln!(all, "{}: {}\n  [{}]", info.name, info.rule, info.source).unwrap();
-        all += &add(info.parameters);
+    for group in policy_groups() {
+        writeln!(all, "# {}", group.title).unwrap();
+        for info in group.policies {
+            writeln!(all, "{}: {}\n  [{}]", info.name, info.rule, info.source).unwrap();
+            all += &add(info.parameters);
+        }
     }
     all += "guards:\n";
     all += &add(GUARD_PARAMETERS);
@@ -325,6 +338,20 @@ fn every_policy_can_be_built_and_has_its_own_name() {
         assert_eq!(policies().iter().filter(|other| other.name == info.name).count(), 1);
     }
     assert_eq!(Guards::parse(""), Ok(Guards::default()));
+    for name in USUAL_POLICIES {
+        assert!(parse(name).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn a_name_and_pairs_are_a_spec() {
+    for text in MORE_VARIANTS {
+        let spec = PolicySpec::parse(text).unwrap();
+        let table = spec.parameters();
+        let pairs = table.iter().map(|(name, value)| (*name, value.as_str()));
+        assert_eq!(PolicySpec::new(spec.info().name, pairs), Ok(spec), "{text}");
+    }
+    assert!(PolicySpec::parse("qemu:slice_ms=100").unwrap().parameters().is_empty());
 }
 
 /// What a session could show a policy, and some things that it could not.
@@ -346,21 +373,38 @@ fn any_seen() -> impl Strategy<Value = Observation> {
             now.round_sent_pages = sent;
             now.round_bandwidth_bytes_per_s = bandwidth;
             now.sent_wire_bytes = bytes;
+            now.smooth_bandwidth_bytes_per_s = bandwidth;
+            now.dirty_pages_per_s = bandwidth.map(|b| b / 4096.0);
             now
         },
     )
 }
 
-const VARIANTS: &[&str] = &[
-    "fixed-rounds",
-    "xen-legacy",
-    "xen",
-    "qemu",
+/// Parameters that reach more of a policy than its defaults do.
+const MORE_VARIANTS: &[&str] = &[
     "qemu:switchover_bandwidth=1000,count_fixed_cost=true",
-    "cloud-hypervisor",
     "cloud-hypervisor:timeout_s=2,timeout_strategy=ignore",
-    "stop-at-once",
+    "xen-legacy:growth=dirty",
+    "xen-adaptive:max_mbit=120,max_rounds=1000,max_factor=1000000",
+    "go-criu:first_counts=false",
+    "nova:delay_ms_per_gib=100,completion_timeout_ms_per_gib=3000,timeout_action=force-complete",
+    "ovirt:poll_ms=100,schedule=suspend-workload",
+    "ovirt:poll_ms=100,count=stalls",
+    "kubevirt-ramp:cooldown_ms=100,completion_timeout_ms_per_gb=9000",
+    "kubevirt-stall:progress_timeout_ms=1000,poll_ms=10",
+    "kubevirt-stall:progress_timeout_ms=0,poll_ms=1,allow_disruption=true",
+    "cloudnet:window=2,min_pages=0",
+    "no-progress:window=2,steady_percent=1000",
+    "reservation-sqrt:max_pages=9999",
+    "mccall:learn_looks=1,window=3",
+    "secretary:horizon=9",
 ];
+
+/// Every policy with its defaults, and those.
+fn variants() -> Vec<String> {
+    let all = policies().iter().map(|info| info.name).chain(MORE_VARIANTS.iter().copied());
+    all.map(str::to_owned).collect()
+}
 
 proptest! {
     /// Same observations, same verdicts; a fork goes on like its original wherever it is taken;
@@ -369,10 +413,10 @@ proptest! {
     fn policies_replay(
         history in prop::collection::vec(any_seen(), 1..60),
         fork_at in 0usize..60,
-        variant in prop::sample::select(VARIANTS),
+        variant in prop::sample::select(variants()),
     ) {
-        let (mut one, mut two) = (parse(variant).unwrap(), parse(variant).unwrap());
-        let mut guarded = Guards::none().guard(parse(variant).unwrap());
+        let (mut one, mut two) = (parse(&variant).unwrap(), parse(&variant).unwrap());
+        let mut guarded = Guards::none().guard(parse(&variant).unwrap());
         let mut fork = None;
         for (at, now) in history.iter().enumerate() {
             if at == fork_at {
@@ -396,12 +440,12 @@ proptest! {
     #[test]
     fn guards_hold(
         history in prop::collection::vec(any_seen(), 1..60),
-        variant in prop::sample::select(VARIANTS),
+        variant in prop::sample::select(variants()),
         max_rounds in 1u32..40,
         max_ms in 1u64..10_000,
     ) {
         let text = format!("max_rounds={max_rounds},max_duration_ms={max_ms},no_progress_rounds=2");
-        let mut policy = guarded(&text, variant);
+        let mut policy = guarded(&text, &variant);
         let mut fork = policy.fork();
         for now in &history {
             let verdict = policy.judge(now);

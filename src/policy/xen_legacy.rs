@@ -6,11 +6,11 @@
 //! sent, or a pass sent and skipped fewer than `min_pages` pages together. A page that is dirty
 //! again when its turn comes is left for the next pass, except in the first and the paused one.
 //!
-//! `growth` is a fourth condition. Xen had it only when built with `ADAPTIVE_SAVE`, once its rate
-//! had reached the maximum: stop when a pass sent more than the one before it (`sent`). `dirty`
-//! asks the same one pass earlier, of what is dirty when a pass is over.
+//! `growth` is a fourth condition: stop when a pass sent more than the one before it (`sent`), or,
+//! one pass earlier, when more is dirty than the pass sent (`dirty`). Xen had the former only when
+//! built with `ADAPTIVE_SAVE` and once its rate had reached the maximum: `xen-adaptive`.
 
-use super::parameters::{ParameterInfo, ParameterKind};
+use super::parameters::{ParameterInfo, ParameterKind, Values};
 use super::{Moment, Observation, PolicyInfo, StopPolicy, Verdict};
 use crate::limits;
 
@@ -20,30 +20,10 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
            pages; leaves out pages that are dirty again",
     source: "Xen up to 4.5, tools/libxc/xc_domain_save.c",
     parameters: &[
-        ParameterInfo::new(
-            "max_rounds",
-            ParameterKind::Integer { min: 1, max: limits::ROUNDS_MAX as u64 },
-            "29",
-            "live rounds at most, the full one included",
-        ),
-        ParameterInfo::new(
-            "max_factor",
-            ParameterKind::Integer { min: 1, max: 1_000_000 },
-            "3",
-            "pages sent at most, as a multiple of the guest's pages",
-        ),
-        ParameterInfo::new(
-            "min_pages",
-            ParameterKind::Integer { min: 0, max: limits::PAGES_MAX },
-            "50",
-            "a round that sent and skipped fewer pages than this is the last live one",
-        ),
-        ParameterInfo::new(
-            "skip",
-            ParameterKind::Switch,
-            "true",
-            "leave out pages that are dirty again already, except in the first round",
-        ),
+        XenLegacy::MAX_ROUNDS,
+        XenLegacy::MAX_FACTOR,
+        XenLegacy::MIN_PAGES,
+        XenLegacy::SKIP,
         ParameterInfo::new(
             "growth",
             ParameterKind::Choice(&["off", "sent", "dirty"]),
@@ -52,18 +32,12 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
         ),
     ],
     build: |values| {
-        Box::new(XenLegacy {
-            max_rounds: values.small("max_rounds"),
-            max_factor: values.integer("max_factor"),
-            min_pages: values.integer("min_pages"),
-            skip: values.switch("skip"),
-            growth: match () {
-                () if values.is("growth", "sent") => Growth::Sent,
-                () if values.is("growth", "dirty") => Growth::Dirty,
-                () => Growth::Off,
-            },
-            last_sent: None,
-        })
+        let growth = match () {
+            () if values.is("growth", "sent") => Growth::Sent,
+            () if values.is("growth", "dirty") => Growth::Dirty,
+            () => Growth::Off,
+        };
+        Box::new(XenLegacy { growth, ..XenLegacy::from_values(values) })
     },
 };
 
@@ -88,6 +62,46 @@ pub struct XenLegacy {
 }
 
 impl XenLegacy {
+    pub(super) const MAX_ROUNDS: ParameterInfo = ParameterInfo::new(
+        "max_rounds",
+        ParameterKind::Integer { min: 1, max: limits::ROUNDS_MAX as u64 },
+        "29",
+        "live rounds at most, the full one included",
+    );
+
+    pub(super) const MAX_FACTOR: ParameterInfo = ParameterInfo::new(
+        "max_factor",
+        ParameterKind::Integer { min: 1, max: 1_000_000 },
+        "3",
+        "pages sent at most, as a multiple of the guest's pages",
+    );
+
+    pub(super) const MIN_PAGES: ParameterInfo = ParameterInfo::new(
+        "min_pages",
+        ParameterKind::Integer { min: 0, max: limits::PAGES_MAX },
+        "50",
+        "a round that sent and skipped fewer pages than this is the last live one",
+    );
+
+    pub(super) const SKIP: ParameterInfo = ParameterInfo::new(
+        "skip",
+        ParameterKind::Switch,
+        "true",
+        "leave out pages that are dirty again already, except in the first round",
+    );
+
+    /// From the four parameters above.
+    pub(super) fn from_values(values: &Values) -> Self {
+        Self {
+            max_rounds: values.small(Self::MAX_ROUNDS.name),
+            max_factor: values.integer(Self::MAX_FACTOR.name),
+            min_pages: values.integer(Self::MIN_PAGES.name),
+            skip: values.switch(Self::SKIP.name),
+            growth: Growth::Off,
+            last_sent: None,
+        }
+    }
+
     /// Why the rounds have grown, if they have.
     fn grown(&mut self, seen: &Observation) -> Option<Verdict> {
         let sent = seen.round_sent_pages;

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::checker::Checker;
-use super::model::digest_of;
+use super::model::{Frame, digest_of};
 use super::source::{SourceHost, WireItem};
 use crate::session::destination::DestinationPhase;
 use crate::session::{
@@ -78,7 +78,7 @@ impl DestinationHost {
         }
     }
 
-    /// Something arrived on a channel.
+    /// Something arrived on a channel. Returns the pages that were taken.
     pub(super) fn deliver(
         &mut self,
         now: Tick,
@@ -86,20 +86,22 @@ impl DestinationHost {
         item: WireItem,
         source: &SourceHost,
         check: &mut Checker,
-    ) {
+    ) -> Option<Frame> {
+        let mut taken = None;
         let input = match item {
-            WireItem::Pages { round, pages } => {
+            WireItem::Pages(frame) => {
                 let lane = channel.as_usize();
                 self.first_frames[lane].get_or_insert(now);
                 let open = self.session.open_round().unwrap_or(u32::MAX);
-                let bytes = WireItem::page_bytes(&pages);
-                match self.gates[lane].admit(round, open, pages.len() as u64, bytes) {
+                let pages = frame.versions.len() as u64;
+                match self.gates[lane].admit(frame.round, open, pages, frame.bytes) {
                     Ok(()) => {
-                        for (page, version) in pages {
+                        for (page, version) in frame.pages() {
                             let page = page.as_usize();
                             check.page_written(page, self.versions[page], version);
                             self.versions[page] = version;
                         }
+                        taken = Some(frame);
                         DestinationInput::Alive
                     }
                     Err(error) => DestinationInput::BadFrame { channel, reason: error.to_string() },
@@ -120,6 +122,7 @@ impl DestinationHost {
             WireItem::Message(message) => DestinationInput::Message(message),
         };
         self.handle(now, input, source, check);
+        taken
     }
 
     pub(super) fn handle(

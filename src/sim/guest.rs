@@ -2,6 +2,7 @@
 //! Any guest in virtual time: what the pair asks of it, and how its time goes on.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use super::checker::Checker;
 use super::source::SourceHost;
@@ -36,6 +37,12 @@ pub trait VirtualGuest: Debug {
         None
     }
 
+    /// This much of its time was taken from the guest (faults of a dirty tracker): it gets that
+    /// much less done from here on. A guest whose work does not depend on time ignores it.
+    fn lose(&mut self, time: Duration) {
+        let _ = time;
+    }
+
     /// Requests that the guest is working on, if it knows; policies see it.
     fn requests_in_flight(&self) -> Option<u32> {
         None
@@ -48,31 +55,58 @@ pub(super) struct Runner<'g> {
     pub(super) guest: &'g mut dyn VirtualGuest,
     until: Tick,
     refused: u64,
+    fault_cost: Duration,
+    /// Time lost while it ran, in hundredths of a nanosecond.
+    lost: u128,
 }
 
 impl<'g> Runner<'g> {
-    pub(super) fn new(guest: &'g mut dyn VirtualGuest, now: Tick) -> Self {
-        Self { guest, until: now, refused: 0 }
+    pub(super) fn new(guest: &'g mut dyn VirtualGuest, now: Tick, fault_cost: Duration) -> Self {
+        Self { guest, until: now, refused: 0, fault_cost, lost: 0 }
+    }
+
+    /// How far it has come.
+    pub(super) fn until(&self) -> Tick {
+        self.until
+    }
+
+    /// Time that it lost to throttling and faults while it ran.
+    pub(super) fn lost(&self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.lost / 100).unwrap_or(u64::MAX))
     }
 
     /// Lets the guest run until `until`, on the memory of `host`, unless it is there already.
     pub(super) fn run(&mut self, host: &mut SourceHost, until: Tick) {
         if until > self.until {
+            let time = until.since(self.until);
             self.until = until;
             let running = host.guest.running;
             let SourceHost { guest: memory, tracker, .. } = host;
             let pages = memory.versions.len() as u64;
-            let mut refused = 0;
+            let (mut refused, mut faults) = (0, 0u32);
             self.guest.run(until, running, host.throttle, &mut |page| {
                 if running && page.get() < pages {
-                    memory.write(page, tracker);
+                    faults += u32::from(memory.write(page, tracker));
                 } else {
                     refused += 1;
                 }
             });
             self.refused += refused;
+            if running {
+                self.lost += time.as_nanos() * u128::from(host.throttle.get().min(100));
+                self.fault(faults);
+            }
         }
         host.requests_in_flight = self.guest.requests_in_flight();
+    }
+
+    /// Takes the time of so many faults from the guest.
+    fn fault(&mut self, faults: u32) {
+        let time = self.fault_cost.saturating_mul(faults);
+        if !time.is_zero() {
+            self.lost += time.as_nanos() * 100;
+            self.guest.lose(time);
+        }
     }
 
     /// Tells what the guest did that no guest may do.

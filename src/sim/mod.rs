@@ -9,7 +9,8 @@
 //!   cancels, refusals, kills and timeouts of a small world is tried; equal states are visited
 //!   once.
 //! - [`pair`]: virtual time over a modelled link, for round counts, for random worlds with faults
-//!   ([`seeds`]), and for any guest that is a [`VirtualGuest`].
+//!   ([`seeds`]), and for any guest that is a [`VirtualGuest`], recorded ones ([`TraceGuest`])
+//!   included.
 //!
 //! Both feed the same [`Checker`], which knows rules R1 to R7; R8 is checked by running a seed
 //! twice.
@@ -19,7 +20,9 @@ mod destination;
 pub mod explore;
 mod guest;
 mod model;
+pub mod oracle;
 pub mod pair;
+mod replay;
 mod rng;
 pub mod rounds;
 pub mod seeds;
@@ -28,4 +31,5 @@ pub mod workload;
 
 pub use checker::{Checker, Violation};
 pub use guest::VirtualGuest;
+pub use replay::{Populated, Replay, ReplayOptions, TraceGuest, touched_pages};
 pub use rng::Rng;

@@ -12,24 +12,69 @@ pub(super) struct ModelGuest {
     pub(super) running: bool,
     /// Pages written since tracking was armed, for R5.
     pub(super) written: DenseBitmap,
+    /// Pages that are not at the destination as they are here, if anybody asks.
+    pub(super) stale: Option<Stale>,
+}
+
+/// A set of pages with its size.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Stale {
+    pages: DenseBitmap,
+    count: u64,
 }
 
 impl ModelGuest {
     /// A running guest; `populated` pages hold something already.
     pub(super) fn new(pages: u64, populated: impl Fn(u64) -> bool) -> Self {
         let versions = (0..pages).map(|p| u32::from(populated(p))).collect();
-        Self { versions, writes: 0, running: true, written: DenseBitmap::new(pages) }
+        let written = DenseBitmap::new(pages);
+        Self { versions, writes: 0, running: true, written, stale: None }
     }
 
-    /// The guest writes a page. Only a running guest does.
-    pub(super) fn write(&mut self, page: PageIndex, tracker: &mut ModelTracker) {
+    /// The guest writes a page. Only a running guest does. Returns whether the tracker noticed: a
+    /// page that is on record already is not protected.
+    pub(super) fn write(&mut self, page: PageIndex, tracker: &mut ModelTracker) -> bool {
         debug_assert!(self.running, "a paused guest wrote");
         self.versions[page.as_usize()] += 1;
         self.writes += 1;
-        if tracker.armed {
-            self.written.set(page);
-            tracker.record.set(page);
+        if let Some(stale) = &mut self.stale {
+            stale.count += u64::from(stale.pages.insert(page));
         }
+        if !tracker.armed {
+            return false;
+        }
+        self.written.set(page);
+        tracker.record.insert(page)
+    }
+
+    /// From here on it is known which pages the destination does not hold as they are, that is
+    /// all that hold anything.
+    pub(super) fn follow_stale(&mut self) {
+        let pages = self.populated();
+        let count = pages.count();
+        self.stale = Some(Stale { pages, count });
+    }
+
+    /// Pages that the destination does not hold as they are; 0 if nobody follows them.
+    pub(super) fn stale_pages(&self) -> u64 {
+        self.stale.as_ref().map_or(0, |stale| stale.count)
+    }
+
+    /// The destination took these pages as they were read.
+    pub(super) fn held(&mut self, frame: &Frame) {
+        let Some(stale) = &mut self.stale else { return };
+        for (page, version) in frame.pages() {
+            if self.versions[page.as_usize()] == version {
+                stale.count -= u64::from(stale.pages.remove(page));
+            } else {
+                stale.count += u64::from(stale.pages.insert(page));
+            }
+        }
+    }
+
+    /// The versions of a run of pages.
+    pub(super) fn read(&self, run: PageRun) -> &[u32] {
+        &self.versions[run.start().as_usize()..run.end().as_usize()]
     }
 
     pub(super) fn populated(&self) -> DenseBitmap {
@@ -53,6 +98,34 @@ pub(super) fn digest_of(versions: &[u32]) -> u128 {
         let mixed = (page as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(*version);
         sum.wrapping_add(u128::from(mixed.wrapping_mul(0xd6e8_feb8_6659_fd93)))
     })
+}
+
+/// Pages on their way: a page frame of the modelled wire.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Frame {
+    pub(super) round: u32,
+    /// Ascending and disjoint.
+    pub(super) runs: Vec<PageRun>,
+    /// The pages' versions when they were read, in the order of the runs.
+    pub(super) versions: Vec<u32>,
+    pub(super) zero_pages: u64,
+    pub(super) bytes: u64,
+}
+
+impl Frame {
+    /// Pages of version 0 are zero pages. The bytes are those of a header, an entry a page (as if
+    /// no two were neighbours) and the contents.
+    pub(super) fn new(round: u32, runs: Vec<PageRun>, versions: Vec<u32>) -> Self {
+        let zero_pages = versions.iter().filter(|version| **version == 0).count() as u64;
+        let pages = versions.len() as u64;
+        let bytes = 32 + pages * 24 + (pages - zero_pages) * 4096;
+        Self { round, runs, versions, zero_pages, bytes }
+    }
+
+    pub(super) fn pages(&self) -> impl Iterator<Item = (PageIndex, u32)> {
+        let pages = self.runs.iter().flat_map(|run| run.iter());
+        pages.zip(self.versions.iter().copied())
+    }
 }
 
 /// What a tracker back-end would know.

@@ -6,8 +6,6 @@
 //! random outside the workload's own generator, and events of the same time happen in the order
 //! in which they were planned: a plan and a seed always give the same run (R8).
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -19,52 +17,29 @@ use super::source::{Costs, Job, SourceFaults, SourceHost, WireItem};
 use crate::report::RoundReport;
 use crate::session::{DestinationInput, SessionEvent, SourceInput, SourcePhase};
 use crate::units::{ChannelId, PageIndex, PageSize, Tick};
-use crate::wire::{Fate, Message};
 
+mod curve;
+mod link;
 #[cfg(test)]
 mod orders;
 mod plan;
+mod queue;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trace_tests;
 
-pub use plan::{Disturbance, Link, PairPlan, PairResult};
+pub use curve::{CurvePoint, NeverStop};
+pub use link::{Link, LinkChange, LinkHabits};
+pub use plan::{Disturbance, PairPlan, PairResult};
 
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Event {
-    Sender(ChannelId),
-    Sent(ChannelId, crate::wire::RoundCounts, u64),
-    Arrive(ChannelId, WireItem),
-    Back(Message),
-    Digested,
-    QueryArrives,
-    Answer(Option<Fate>),
-    SourceNotices(ChannelId),
-    DestinationNotices(ChannelId),
-    Disturb(Disturbance),
-}
-
-/// Events are taken by time, then by the order in which they were planned.
-#[derive(PartialEq, Eq, Debug)]
-struct Planned {
-    at: Tick,
-    number: u64,
-    event: Event,
-}
-
-impl Ord for Planned {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
-impl PartialOrd for Planned {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
+use link::{Share, Wire};
+use queue::{Event, Queue};
 
 /// Virtual time after which a run counts as hung.
 const LONGEST_RUN: Duration = Duration::from_secs(20 * 3600);
+/// Least time from one sample to the next, so that a curve stays within some GiB at the worst.
+const SHORTEST_SAMPLE: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 struct Pair<'g> {
@@ -73,11 +48,9 @@ struct Pair<'g> {
     runner: Runner<'g>,
     end_of_time: Tick,
     now: Tick,
-    link: Link,
+    wire: Wire,
     per_page: Duration,
-    heap: BinaryHeap<Reverse<Planned>>,
-    planned: u64,
-    link_free: Tick,
+    queue: Queue,
     busy: Vec<bool>,
     cut: Vec<bool>,
     unreachable: bool,
@@ -86,6 +59,8 @@ struct Pair<'g> {
     source_free: Tick,
     check: Checker,
     log: DefaultHasher,
+    sample_every: Option<Duration>,
+    curve: Vec<CurvePoint>,
 }
 
 /// Runs a plan, with the plan's workload as the guest, to its end.
@@ -117,7 +92,10 @@ impl<'g> Pair<'g> {
         let pages = plan.source.regions.pages();
         let channels = usize::from(plan.source.channels);
         let mut check = Checker::default();
-        let memory = memory_at_start(&plan, guest, &mut check);
+        let mut memory = memory_at_start(&plan, guest, &mut check);
+        if plan.sample_every.is_some() {
+            memory.follow_stale();
+        }
         let page_bytes = plan.source.regions.page_size();
         debug_assert!(page_bytes == PageSize::BASE, "the model's frames hold 4 KiB pages");
         let two_phase = plan.source.tracker_rearms;
@@ -128,7 +106,7 @@ impl<'g> Pair<'g> {
         source.costs = Costs {
             pause: plan.pause_cost,
             harvest: plan.harvest_cost,
-            per_dirty_page: Duration::from_nanos(75),
+            per_dirty_page: plan.dirty_page_cost,
             export: plan.state_cost,
         };
         let mut destination = DestinationHost::new(now, plan.destination);
@@ -141,14 +119,12 @@ impl<'g> Pair<'g> {
         let mut pair = Self {
             source,
             destination,
-            runner: Runner::new(guest, now),
+            runner: Runner::new(guest, now, plan.fault_cost),
             end_of_time: now + LONGEST_RUN,
             now,
-            link: plan.link,
+            wire: Wire::new(now, plan.link, &plan.link_habits, channels),
             per_page: plan.per_page,
-            heap: BinaryHeap::new(),
-            planned: 0,
-            link_free: now,
+            queue: Queue::default(),
             busy: vec![false; channels],
             cut: vec![false; channels],
             unreachable: false,
@@ -157,7 +133,12 @@ impl<'g> Pair<'g> {
             source_free: now,
             check,
             log: DefaultHasher::new(),
+            sample_every: plan.sample_every.map(|every| every.max(SHORTEST_SAMPLE)),
+            curve: Vec::new(),
         };
+        if pair.sample_every.is_some() {
+            pair.plan(now, Event::Sample);
+        }
         for (at, disturbance) in plan.disturbances {
             pair.plan(at, Event::Disturb(disturbance));
         }
@@ -165,13 +146,12 @@ impl<'g> Pair<'g> {
     }
 
     fn plan(&mut self, at: Tick, event: Event) {
-        self.planned += 1;
-        self.heap.push(Reverse(Planned { at, number: self.planned, event }));
+        self.queue.plan(at, event);
     }
 
     /// One event or timeout; `false` when nothing can happen any more.
     fn step(&mut self) -> bool {
-        let event = self.heap.peek().map(|Reverse(p)| p.at);
+        let event = self.queue.next_at();
         let alive = |alive: bool, t: Option<Tick>| if alive { t } else { None };
         let source = alive(self.source.alive, self.source.session.poll_timeout())
             .map(|t| t.max(self.source_free));
@@ -186,8 +166,8 @@ impl<'g> Pair<'g> {
         }
         self.now = now;
         if event == Some(now) {
-            if let Some(Reverse(planned)) = self.heap.pop() {
-                self.happen(now, planned.event);
+            if let Some(event) = self.queue.pop() {
+                self.happen(now, event);
             }
         } else if source == Some(now) {
             self.follow_source(now, |host, destination_runs, check, guest_runs| {
@@ -205,6 +185,9 @@ impl<'g> Pair<'g> {
     }
 
     fn happen(&mut self, now: Tick, event: Event) {
+        if event == Event::Sample {
+            return self.sample(now);
+        }
         now.hash(&mut self.log);
         std::mem::discriminant(&event).hash(&mut self.log);
         match event {
@@ -215,7 +198,11 @@ impl<'g> Pair<'g> {
             }
             Event::Arrive(channel, item) => {
                 if self.destination.alive && !self.silent {
-                    self.destination.deliver(now, channel, item, &self.source, &mut self.check);
+                    let taken =
+                        self.destination.deliver(now, channel, item, &self.source, &mut self.check);
+                    if let Some(frame) = taken {
+                        self.source.guest.held(&frame);
+                    }
                     self.after_destination();
                 }
             }
@@ -239,6 +226,7 @@ impl<'g> Pair<'g> {
                 }
             }
             Event::Disturb(disturbance) => self.disturb(now, disturbance),
+            Event::Sample => {}
         }
     }
 
@@ -288,7 +276,7 @@ impl<'g> Pair<'g> {
             if self.unreachable {
                 self.plan(now + Duration::from_secs(1), Event::Answer(None));
             } else {
-                self.plan(now + self.link.latency * 2, Event::QueryArrives);
+                self.plan(now + self.wire.link.latency * 2, Event::QueryArrives);
             }
         }
     }
@@ -296,7 +284,8 @@ impl<'g> Pair<'g> {
     fn after_destination(&mut self) {
         for (leaves, message) in std::mem::take(&mut self.destination.outbox) {
             if !self.cut[0] {
-                self.plan(leaves + self.link.latency, Event::Back(message));
+                let back = self.wire.send_back(leaves);
+                self.plan(back, Event::Back(message));
             }
         }
     }
@@ -329,17 +318,40 @@ impl<'g> Pair<'g> {
     }
 
     fn transmit(&mut self, ready: Tick, channel: ChannelId, item: WireItem) -> Tick {
-        let left = self.link.beside(self.runner.guest.service_bytes_per_s());
-        #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        let rate = self.source.rate.map_or(left, |rate| left.min(rate.max(1) as f64));
-        #[expect(clippy::cast_precision_loss, reason = "a time")]
-        let takes = Duration::from_secs_f64(item.bytes() as f64 / rate);
-        let gone = ready.max(self.link_free) + takes;
-        self.link_free = gone;
+        let service = self.runner.guest.service_bytes_per_s();
+        let share = Share { service_bytes_per_s: service, cap_bytes_per_s: self.source.rate };
+        let (gone, arrives) = self.wire.send(ready, channel.as_usize(), item.bytes(), share);
         if !self.cut[channel.as_usize()] {
-            self.plan(gone + self.link.latency, Event::Arrive(channel, item));
+            self.plan(arrives, Event::Arrive(channel, item));
         }
         gone
+    }
+
+    /// Notes what is true, and when to look again. Nothing hangs on it, so it keeps no run alive.
+    fn sample(&mut self, now: Tick) {
+        if !self.source.alive || self.source.finished.is_some() {
+            return;
+        }
+        self.let_run(now);
+        debug_assert!(self.stale_is_true(), "the count of stale pages is off");
+        self.curve.push(CurvePoint {
+            at: now.max(self.runner.until()),
+            stale_pages: self.source.guest.stale_pages(),
+            sent_wire_bytes: self.source.session.totals().wire_bytes,
+            guest_lost: self.runner.lost(),
+        });
+        if let Some(every) = self.sample_every {
+            self.plan(now + every, Event::Sample);
+        }
+    }
+
+    /// Compares the count of stale pages with memory, for small guests.
+    fn stale_is_true(&self) -> bool {
+        let (here, there) = (&self.source.guest.versions, &self.destination.versions);
+        let at = |page| there.get(page).copied().unwrap_or(0);
+        here.len() > 4096
+            || (0..here.len()).filter(|page| here[*page] != at(*page)).count() as u64
+                == self.source.guest.stale_pages()
     }
 
     fn query(&mut self, now: Tick) {
@@ -351,7 +363,7 @@ impl<'g> Pair<'g> {
             Some(fate)
         };
         let answer = fate.filter(|_| !self.unreachable);
-        self.plan(now + self.link.latency, Event::Answer(answer));
+        self.plan(now + self.wire.link.latency, Event::Answer(answer));
     }
 
     fn disturb(&mut self, now: Tick, disturbance: Disturbance) {
@@ -387,7 +399,7 @@ impl<'g> Pair<'g> {
             return;
         }
         if let Ok(id) = u8::try_from(channel).map(ChannelId::new) {
-            let noticed = now.max(self.link_free) + self.link.latency * 2;
+            let noticed = now.max(self.wire.free()) + self.wire.link.latency * 2;
             self.plan(noticed, Event::SourceNotices(id));
             self.plan(noticed, Event::DestinationNotices(id));
         }
@@ -429,6 +441,7 @@ impl<'g> Pair<'g> {
             rounds,
             decisions,
             totals: self.source.session.totals(),
+            shadows: self.source.session.shadows(),
             downtime: match (self.source.pause_began, self.destination.resumed_at) {
                 (Some(paused), Some(resumed)) => Some(resumed.since(paused)),
                 _ => None,
@@ -437,6 +450,8 @@ impl<'g> Pair<'g> {
             paused_at: self.source.pause_began,
             resumed_at: self.destination.resumed_at,
             ended_at,
+            guest_lost: self.runner.lost(),
+            curve: self.curve,
             guest_writes: self.source.guest.writes,
             log_hash: self.log.finish(),
             violations: self.check.violations().to_vec(),

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::pair::{self, Link, PairPlan, PairResult};
 use super::workload::{Pattern, Workload};
-use crate::policy::{Guards, PolicyError, PolicySpec, policies};
+use crate::policy::{Guards, PolicyError, PolicySpec, USUAL_POLICIES};
 use crate::region::{RegionError, RegionTable};
 use crate::report::Outcome;
 use crate::session::SourceConfig;
@@ -161,15 +161,15 @@ pub fn run(
     Ok(Row::new(policy, pattern, (ratio * 1e3).round() / 1e3, bandwidth, &ran))
 }
 
-/// Every policy with its default parameters, every pattern, every ratio.
+/// Each of [`USUAL_POLICIES`] with its default parameters, every pattern, every ratio.
 ///
 /// # Errors
 /// [`RoundsError`] if the setting makes no sense.
 pub fn table(setting: &Setting) -> Result<Vec<Row>, RoundsError> {
     let pages_per_s = setting.bandwidth_bytes_per_s / PAGE_WIRE_BYTES;
     let mut rows = Vec::new();
-    for info in policies() {
-        let policy = PolicySpec::new(info.name, [])?;
+    for name in USUAL_POLICIES {
+        let policy = PolicySpec::new(name, [])?;
         rows.push(run(setting, &policy, Pattern::Idle, 0.0)?);
         for pattern in &setting.patterns {
             for ratio in &setting.ratios {

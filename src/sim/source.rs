@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::checker::Checker;
-use super::model::{ModelGuest, ModelTracker};
+use super::model::{Frame, ModelGuest, ModelTracker};
 use crate::limits;
 use crate::policy::Strategy;
 use crate::report::Outcome;
@@ -20,20 +20,13 @@ use crate::wire::{Digest, Message, RoundCounts};
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum WireItem {
     Message(Message),
-    Pages { round: u32, pages: Vec<(PageIndex, u32)> },
+    Pages(Frame),
 }
 
 impl WireItem {
-    /// Bytes of a page frame: header, an entry a page (as if no two were neighbours), contents.
-    /// Pages of version 0 are zero pages.
-    pub(super) fn page_bytes(pages: &[(PageIndex, u32)]) -> u64 {
-        let full = pages.iter().filter(|(_, version)| *version > 0).count() as u64;
-        32 + pages.len() as u64 * 24 + full * 4096
-    }
-
     pub(super) fn bytes(&self) -> u64 {
         match self {
-            Self::Pages { pages, .. } => Self::page_bytes(pages),
+            Self::Pages(frame) => frame.bytes,
             Self::Message(Message::State { chunk, .. }) => 64 + chunk.len() as u64,
             Self::Message(Message::Announce { runs }) => 64 + runs.len() as u64 * 16,
             Self::Message(_) => 64,
@@ -48,7 +41,7 @@ pub(super) enum Job {
     /// Read these pages, one after the other, then send them.
     Read {
         batch: Batch,
-        read: Vec<(PageIndex, u32)>,
+        read: Vec<u32>,
     },
 }
 
@@ -306,8 +299,7 @@ impl SourceHost {
         check.bounded("runs of a batch", entries, u64::from(limits::FRAME_ENTRIES_MAX));
         let mut read = Vec::new();
         if self.faults.read_before_rearm {
-            let pages = batch.runs.iter().flat_map(|r| r.iter());
-            read = pages.map(|p| (p, self.guest.versions[p.as_usize()])).collect();
+            batch.runs.iter().for_each(|run| read.extend(self.guest.read(*run)));
             self.unarmed.push(batch.clone());
         } else {
             let tracker = &mut self.tracker;
@@ -327,7 +319,7 @@ impl SourceHost {
         if let Job::Read { batch, read } = queue.front_mut()? {
             let next = batch.runs.iter().flat_map(|r| r.iter()).nth(read.len());
             if let Some(page) = next {
-                read.push((page, self.guest.versions[page.as_usize()]));
+                read.push(self.guest.versions[page.as_usize()]);
                 return None;
             }
         }
@@ -342,8 +334,11 @@ impl SourceHost {
     ) -> Option<(WireItem, Option<(RoundCounts, u64)>)> {
         let queue = self.jobs.get_mut(channel.as_usize())?;
         if let Job::Read { batch, read } = queue.front_mut()? {
-            let rest = batch.runs.iter().flat_map(|r| r.iter()).skip(read.len());
-            read.extend(rest.map(|page| (page, self.guest.versions[page.as_usize()])));
+            // Unless it was read already (planted fault).
+            if read.is_empty() {
+                read.reserve_exact(PageIndex::new(batch.pages()).as_usize());
+                batch.runs.iter().for_each(|run| read.extend(self.guest.read(*run)));
+            }
         }
         self.hand_out(channel)
     }
@@ -354,11 +349,11 @@ impl SourceHost {
             Job::Send(message) => Some((WireItem::Message(message), None)),
             Job::Read { batch, read } => {
                 self.rearm_late(&batch);
-                let zero = read.iter().filter(|(_, version)| *version == 0).count() as u64;
+                let frame = Frame::new(batch.round, batch.runs, read);
                 let mut counts = RoundCounts::default();
-                counts.add_frame(read.len() as u64, WireItem::page_bytes(&read));
-                let item = WireItem::Pages { round: batch.round, pages: read };
-                Some((item, Some((counts, zero))))
+                counts.add_frame(frame.versions.len() as u64, frame.bytes);
+                let zero_pages = frame.zero_pages;
+                Some((WireItem::Pages(frame), Some((counts, zero_pages))))
             }
         }
     }

@@ -6,8 +6,27 @@
 //! from a [`TickSource`], one tick at a time, so that a long trace of a large guest needs little
 //! memory; [`MemoryTrace`] is one that is short enough to be held.
 
+mod bytes;
+mod chunk;
+mod coding;
+mod error;
+mod file;
+mod format;
+mod header;
 mod memory;
+mod reader;
+mod salvage;
 mod source;
+#[cfg(test)]
+mod tests;
+pub mod text;
+mod writer;
 
+pub use error::TraceError;
+pub use file::TraceFile;
+pub use format::Coding;
 pub use memory::MemoryTrace;
+pub use reader::TraceReader;
+pub use salvage::{Salvaged, salvage};
 pub use source::{Clock, PageContent, TickSource, Trace, TraceHeader, TraceTick};
+pub use writer::{TraceWriter, WriterOptions, Written};

@@ -3,39 +3,18 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::curve::CurvePoint;
+use super::link::{Link, LinkHabits};
 use crate::policy::Strategy;
-use crate::report::{Decision, Outcome, RoundReport, Totals};
+use crate::report::{Decision, Outcome, RoundReport, ShadowReport, Totals};
 use crate::session::{DestinationConfig, SourceConfig};
 use crate::sim::checker::Violation;
 use crate::sim::destination::DestinationFaults;
 use crate::sim::source::SourceFaults;
 use crate::sim::workload::{Pattern, Workload};
 use crate::units::Tick;
-
-/// The modelled link.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "a plain pair")]
-pub struct Link {
-    /// Bytes per second over all channels together.
-    pub bandwidth_bytes_per_s: f64,
-    /// One-way latency.
-    pub latency: Duration,
-}
-
-impl Link {
-    /// Bytes per second that are left for the migration beside `service_bytes_per_s` of the
-    /// guest's own traffic: what that leaves over, and never less than 5 % of the whole.
-    #[must_use]
-    pub fn beside(&self, service_bytes_per_s: f64) -> f64 {
-        let whole = self.bandwidth_bytes_per_s;
-        (whole - service_bytes_per_s.max(0.0)).max(whole * LEAST_SHARE)
-    }
-}
-
-/// Share of the link that the guest's own traffic never takes.
-const LEAST_SHARE: f64 = 0.05;
 
 /// What disturbs a run, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -77,14 +56,23 @@ pub struct PairPlan {
     pub starts_at: Tick,
     /// The link.
     pub link: Link,
+    /// What else it does.
+    pub link_habits: LinkHabits,
     /// Time that a sender takes to read and encode one page.
     pub per_page: Duration,
     /// Time that pausing takes.
     pub pause_cost: Duration,
     /// Time that a harvest takes, whatever it finds.
     pub harvest_cost: Duration,
+    /// Time that a harvest takes for each page that it finds.
+    pub dirty_page_cost: Duration,
+    /// Time that the guest loses at the first write to a page after a harvest protected it.
+    pub fault_cost: Duration,
     /// Time that export and import of the state take, each.
     pub state_cost: Duration,
+    /// How often to note what is true ([`PairResult::curve`]); `None` for never. It changes
+    /// nothing about the run of a guest whose work does not depend on how its time is cut.
+    pub sample_every: Option<Duration>,
     /// Disturbances by time.
     pub disturbances: Vec<(Tick, Disturbance)>,
     pub(in crate::sim) source_faults: SourceFaults,
@@ -104,10 +92,14 @@ impl PairPlan {
             populated: 1.0,
             starts_at: Tick::ZERO,
             link: Link { bandwidth_bytes_per_s: 125e6, latency: Duration::from_micros(100) },
+            link_habits: LinkHabits::default(),
             per_page: Duration::from_nanos(500),
             pause_cost: Duration::from_micros(200),
             harvest_cost: Duration::from_micros(500),
+            dirty_page_cost: Duration::from_nanos(75),
+            fault_cost: Duration::ZERO,
             state_cost: Duration::from_micros(100),
+            sample_every: None,
             disturbances: Vec::new(),
             source_faults: SourceFaults::default(),
             destination_faults: DestinationFaults::default(),
@@ -137,6 +129,8 @@ pub struct PairResult {
     pub decisions: Vec<Decision>,
     /// Sums.
     pub totals: Totals,
+    /// What the strategies beside the acting one would have done.
+    pub shadows: Vec<ShadowReport>,
     /// From the call to pause to the resume at the destination, on the one virtual clock.
     pub downtime: Option<Duration>,
     /// When the guest was last paused at the source: when the call to pause was made.
@@ -148,6 +142,11 @@ pub struct PairResult {
     pub ended_at: Tick,
     /// What the policy expected when it stopped: its estimate at the last harvest.
     pub expected_downtime: Option<Duration>,
+    /// Time that the guest lost to throttling and to faults while it ran at the source.
+    pub guest_lost: Duration,
+    /// What was true, sample by sample ([`PairPlan::sample_every`]).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<CurvePoint>,
     /// Writes of the guest at the source.
     pub guest_writes: u64,
     /// Hash over every event in order: equal for equal plans and seeds (R8).

@@ -6,6 +6,7 @@ mod migration;
 mod paper;
 mod predict;
 mod tools;
+mod trace;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,11 +15,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use guest::{BackingName, GuestArgs};
 pub(crate) use migration::{MigrationArgs, OnLimit, TrackerName};
-pub(crate) use paper::{Experiment, LinkName, LiveArgs, PaperArgs};
+pub(crate) use paper::{Experiment, HostArgs, LinkName, LiveArgs, PaperArgs};
 pub(crate) use predict::{PredictArgs, WorkingSetArgs};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
 };
+pub(crate) use trace::{CatArgs, ImportArgs, SalvageArgs, TraceArgs, TraceCommand};
 
 use crate::{exit, parse};
 
@@ -49,6 +51,8 @@ pub(crate) enum Command {
     Trackers(TrackersArgs),
     /// Run the experiments of the paper on the cost of live migration under Web 2.0 load
     Paper(PaperArgs),
+    /// Read, make, show and mend traces of dirty pages
+    Trace(TraceArgs),
     /// Check the protocol: every order of events in small worlds, or random worlds by seed
     Check(CheckArgs),
     /// Measure throughput, downtime and what tracking costs
@@ -56,6 +60,10 @@ pub(crate) enum Command {
     /// The receiving end of the plain copy that `bench throughput` compares with
     #[command(hide = true)]
     CopySink(CopySinkArgs),
+    /// The destination of a live experiment, told what to do on standard input by the process
+    /// that starts it
+    #[command(hide = true)]
+    Host(HostArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -252,8 +260,11 @@ pub(crate) struct AskArgs {
 #[command(after_help = "\
 Examples:
   precopy policies
+  precopy policies qemu kubevirt-stall
   precopy policies --json")]
 pub(crate) struct PoliciesArgs {
+    /// Show these with all their parameters; without names, all of them in one line each
+    pub(crate) names: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -33,6 +33,19 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
+    /// The one of two ends that a caller must know of first.
+    pub(crate) fn or_worse(self, other: Self) -> Self {
+        // In doubt comes first: until it is settled, nothing else counts.
+        let rank = |exit: Self| match exit {
+            Self::Done => 0,
+            Self::Kept => 1,
+            Self::Cancelled => 2,
+            Self::Usage | Self::Failed => 3,
+            Self::InDoubt => 4,
+        };
+        if rank(other) > rank(self) { other } else { self }
+    }
+
     /// Prints an error with everything that caused it, and picks the code.
     pub(crate) fn report(error: &anyhow::Error) -> Self {
         eprintln!("error: {error:#}");

@@ -19,11 +19,13 @@ mod predict;
 mod progress;
 mod receive;
 mod send;
+mod shadows;
 mod show;
 mod signals;
 mod source;
 mod spectator;
 mod system;
+mod trace;
 mod trackers;
 
 use std::process::ExitCode;
@@ -43,9 +45,11 @@ fn main() -> ExitCode {
         Command::Predict(args) => predict::run(&args),
         Command::Trackers(args) => trackers::run(&args),
         Command::Paper(args) => paper::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::CopySink(args) => bench::copy::sink(&args),
+        Command::Host(args) => paper::host(&args),
     };
     result.unwrap_or_else(|error| Exit::report(&error)).into()
 }

@@ -13,7 +13,7 @@ use lab::report::data::{Machine, Mode, Parameter, Report, RunInfo};
 use precopy::policy::StrategySpec;
 use webvm::site::SiteConfig;
 
-use crate::args::{Experiment, PaperArgs};
+use crate::args::{Experiment, HostArgs, PaperArgs};
 use crate::exit::{Exit, usage};
 use crate::signals::Stop;
 use crate::system;
@@ -55,6 +55,12 @@ const SEEDS: u64 = 5;
 /// Runs the command.
 pub(crate) fn run(args: &PaperArgs) -> anyhow::Result<Exit> {
     if args.live.live { live::run(args) } else { virtually(args) }
+}
+
+/// The destination of a live experiment, in a process of its own.
+pub(crate) fn host(args: &HostArgs) -> anyhow::Result<Exit> {
+    lab::live::serve(std::io::stdin(), &mut std::io::stdout(), args.die_at_commit)?;
+    Ok(Exit::Done)
 }
 
 fn virtually(args: &PaperArgs) -> anyhow::Result<Exit> {

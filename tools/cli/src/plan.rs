@@ -9,11 +9,13 @@ use precopy::limits;
 use precopy::memory::MapOptions;
 use precopy::policy::{GuardAction, Guards, NoProgress, StrategySpec};
 use precopy::region::{Region, RegionTable};
+use precopy::session::Shadow;
 use precopy::units::{GuestAddress, PageSize};
 use webvm::{Amount, GuestConfig, Pattern};
 
 use crate::args::{GuestArgs, MigrationArgs, OnLimit, TrackerName};
 use crate::exit::usage;
+use crate::shadows;
 
 /// Memory of a guest if nobody says otherwise.
 pub(crate) const MEMORY_BYTES: u64 = 1 << 30;
@@ -110,6 +112,7 @@ const PREFLIGHT_MAX: Duration = Duration::from_secs(86_400);
 #[derive(Clone, Debug)]
 pub(crate) struct MigrationPlan {
     pub(crate) policy: StrategySpec,
+    pub(crate) shadows: Vec<StrategySpec>,
     pub(crate) guards: Guards,
     pub(crate) downtime_limit: Duration,
     pub(crate) deadline: Option<Duration>,
@@ -132,6 +135,7 @@ impl MigrationPlan {
     pub(crate) fn new(args: &MigrationArgs, verify: bool) -> anyhow::Result<Self> {
         let policy = StrategySpec::parse(&args.policy)
             .map_err(|error| usage(format!("--policy: {error}; see `precopy policies`")))?;
+        let shadows = shadows::read(&args.shadow, &policy)?;
         let encoder: EncoderKind = args.encoder.parse().map_err(usage)?;
         if args.channels == 0 || args.channels > limits::CHANNELS_MAX {
             let most = limits::CHANNELS_MAX;
@@ -142,6 +146,7 @@ impl MigrationPlan {
         }
         Ok(Self {
             policy,
+            shadows,
             guards: guards(args)?,
             downtime_limit: args.downtime_limit.unwrap_or(DOWNTIME_LIMIT),
             deadline: args.deadline_s,
@@ -165,6 +170,7 @@ impl MigrationPlan {
         let time = Duration::from_secs;
         Ok(Self {
             policy: StrategySpec::parse(policy)?,
+            shadows: Vec::new(),
             guards: Guards::default(),
             downtime_limit: DOWNTIME_LIMIT,
             deadline: None,
@@ -186,6 +192,11 @@ impl MigrationPlan {
     /// The engine's options for one attempt.
     pub(crate) fn options(&self, guest: &GuestConfig) -> SourceOptions {
         let mut options = SourceOptions::new(self.policy.build().guarded(&self.guards));
+        let shadow = |spec: &StrategySpec| Shadow {
+            text: spec.to_string(),
+            strategy: spec.build().guarded(&self.guards),
+        };
+        options.shadows = self.shadows.iter().map(shadow).collect();
         options.policy_text = format!("{} ({})", self.policy, self.guards);
         options.channels = self.channels;
         options.encoder = self.encoder;

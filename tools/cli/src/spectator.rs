@@ -127,6 +127,10 @@ impl Spectator {
     fn migrated(&mut self, migration: &LiveMigration) {
         self.progress = None;
         match (&migration.failure, migration.pause) {
+            (failure, None) if migration.runs_at != Some(migration.from) => {
+                let why = failure.as_deref().unwrap_or("no reason given");
+                self.say(&format!("  the guest is lost, or who runs it is in doubt: {why}"));
+            }
             (_, Some((from, to))) => {
                 let down = show::time(to.since(from));
                 self.say(&format!(

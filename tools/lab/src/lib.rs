@@ -18,4 +18,6 @@ pub mod paper;
 pub mod predict;
 pub mod report;
 pub mod stats;
+pub mod tournament;
 pub mod traces;
+pub mod validate;

@@ -24,6 +24,7 @@ mod audit;
 mod clock;
 mod config;
 mod content;
+mod frame;
 mod mapped;
 pub mod net;
 mod pattern;

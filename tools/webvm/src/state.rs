@@ -9,8 +9,9 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use precopy::guest::GuestError;
 
-const MAGIC: &[u8; 4] = b"WVMS";
-const VERSION: u16 = 1;
+use crate::frame::{Frame, bad};
+
+const FRAME: Frame = Frame { magic: *b"WVMS", version: 1, of: "a test guest" };
 
 /// What one vCPU takes along.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -32,8 +33,6 @@ pub(crate) struct GuestState {
 impl GuestState {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
-        out.put_slice(MAGIC);
-        out.put_u16_le(VERSION);
         out.put_u16_le(u16::try_from(self.vcpus.len()).expect("at most 256 vCPUs"));
         out.put_u16_le(u16::try_from(self.config.len()).expect("at most 512 bytes"));
         out.put_slice(self.config.as_bytes());
@@ -43,30 +42,13 @@ impl GuestState {
             out.put_u64_le(vcpu.ops);
             out.put_u64_le(vcpu.last_step_ns);
         }
-        out.put_u32_le(crc32fast::hash(&out));
-        out.freeze()
+        FRAME.seal(&out)
     }
 
     /// Reads what [`encode`](Self::encode) wrote; anything else is an error.
-    pub(crate) fn decode(mut from: Bytes) -> Result<Self, GuestError> {
-        let bad = |why: &str| GuestError::because("import the state", why.to_owned());
-        let Some(body) = from.len().checked_sub(4) else {
-            return Err(bad("it is too short"));
-        };
-        let sum = crc32fast::hash(&from[..body]);
-        if from.split_off(body).get_u32_le() != sum {
-            return Err(bad("its checksum is wrong"));
-        }
+    pub(crate) fn decode(from: Bytes) -> Result<Self, GuestError> {
+        let mut from = FRAME.open(from)?;
         let short = |_| bad("it ends early");
-        let mut magic = [0; 4];
-        from.try_copy_to_slice(&mut magic).map_err(short)?;
-        if &magic != MAGIC {
-            return Err(bad("it is not the state of a test guest"));
-        }
-        let version = from.try_get_u16_le().map_err(short)?;
-        if version != VERSION {
-            return Err(bad(&format!("its version is {version}; this guest reads {VERSION}")));
-        }
         let vcpus = from.try_get_u16_le().map_err(short)?;
         let config_bytes = usize::from(from.try_get_u16_le().map_err(short)?);
         if from.len() != config_bytes + 16 + 16 * usize::from(vcpus) {

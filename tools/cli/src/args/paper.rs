@@ -19,6 +19,8 @@ Examples:
   precopy paper fig2 --live
   precopy paper fig2 --live --memory 256MiB --users 75 --steady 60 --link loopback
   precopy paper policies --live --policies xen,qemu --link-rate 1gbit
+  precopy paper capacity --live --loads 500,600,700 --steady 300
+  precopy paper fig2 --live --destination-process --destination-dies 10s
 
 The experiments run in virtual time: 20 minutes of 600 users take a few seconds, and the same seed
 gives the same result, bit for bit. With --live they take as long as they say: real memory, TCP
@@ -57,24 +59,34 @@ pub(crate) struct PaperArgs {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Live")]
 pub(crate) struct LiveArgs {
-    /// Run in real time: fig2, policies, or all for both
+    /// Run in real time: capacity, fig2, fig3, table2, policies, or all of these
     #[arg(long)]
     pub(crate) live: bool,
     /// The guest's memory, which is held twice [default: 2GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse::size, requires = "live")]
     pub(crate) memory: Option<u64>,
-    /// Concurrent users [default: 600]
+    /// Concurrent users of fig2, fig3 and policies [default: 600]
     #[arg(long, value_name = "N", requires = "live")]
     pub(crate) users: Option<u32>,
+    /// Concurrent users of each step of capacity and each column of table2 [default: capacity
+    /// 500,600,700,800; table2 100,200,300,400,500; in proportion to --users]
+    #[arg(long, value_name = "LIST", requires = "live", value_delimiter = ',')]
+    pub(crate) loads: Option<Vec<u32>>,
     /// Time in which they come in [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = parse::seconds, requires = "live")]
     pub(crate) ramp: Option<Duration>,
-    /// Time that counts; service levels need 300s at least [default: 400s]
+    /// Time that counts; where it is shorter than the 300s of a window of the service levels,
+    /// capacity, fig3 and table2 are judged in one window of that length [default: 400s; fig3 and
+    /// table2 600s]
     #[arg(long, value_name = "TIME", value_parser = parse::seconds, requires = "live")]
     pub(crate) steady: Option<Duration>,
     /// When the migration begins, after the ramp [default: after half of the steady state]
     #[arg(long, value_name = "TIME", value_parser = parse::seconds, requires = "live")]
     pub(crate) migrate_at: Option<Duration>,
+    /// Time from the beginning of the first to that of the second migration of fig3, which goes
+    /// back [default: 80s]
+    #[arg(long, value_name = "TIME", value_parser = parse::seconds, requires = "live")]
+    pub(crate) apart: Option<Duration>,
     /// What lies between the hosts [default: shaped where that can be had, which needs root; else
     /// capped]
     #[arg(long, value_enum, requires = "live")]
@@ -88,9 +100,23 @@ pub(crate) struct LiveArgs {
     /// The policies of `policies`, one after the other [default: all]
     #[arg(long, value_name = "LIST", requires = "live")]
     pub(crate) policies: Option<String>,
-    /// Let the destination die so long after the migration began
+    /// Run each destination in a process of its own
+    #[arg(long, requires = "live")]
+    pub(crate) destination_process: bool,
+    /// Let the destination die so long after the first migration of a run began: a process is
+    /// killed, a thread gives up
     #[arg(long, value_name = "TIME", value_parser = parse::seconds, requires = "live")]
     pub(crate) destination_dies: Option<Duration>,
+    /// Let a destination's process die where the source cannot know whether the guest runs there
+    #[arg(long, hide = true, requires = "destination_process")]
+    pub(crate) destination_dies_at_commit: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct HostArgs {
+    /// Abort where the source cannot know whether the guest runs here
+    #[arg(long)]
+    pub(crate) die_at_commit: bool,
 }
 
 /// What lies between the hosts of a live experiment.

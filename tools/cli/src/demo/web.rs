@@ -9,7 +9,7 @@ use lab::paper::figures as draw;
 use lab::paper::live as figures;
 use lab::report::data::{MigrationFigures, Mode, Report, RunInfo};
 use precopy::engine::EventSink;
-use precopy::report::{DestinationReport, Outcome, Report as Migrated};
+use precopy::report::{DestinationReport, Report as Migrated};
 use serde::Serialize;
 use webvm::site::SiteAudit;
 
@@ -22,7 +22,7 @@ use crate::progress::Show;
 use crate::send::warn;
 use crate::signals::Stop;
 use crate::spectator::Spectator;
-use crate::{advice, show, system};
+use crate::{advice, shadows, show, system};
 
 /// What is written as JSON.
 #[derive(Debug, Serialize)]
@@ -106,6 +106,11 @@ fn tell(run: &LiveRun, say: impl Fn(&str)) {
     if let (Some(moved), Some(cost)) = (figures::first(run), cost(run)) {
         say(&chart::around(&seen, &moved));
         say(&downtimes(&cost));
+    }
+    if let Some(report) = run.migrations.first().and_then(|migration| migration.source.as_ref())
+        && !report.shadows.is_empty()
+    {
+        say(&shadows::table(report));
     }
     say(&format!(
         "Users: {} operations, {:.1} a second in steady state; {} dropped, reset or wrong",
@@ -256,10 +261,10 @@ fn report(run: &LiveRun, options: &LiveOptions, memory: u64) -> Report {
 
 fn kept_running(migration: &LiveMigration) -> Option<String> {
     let why = migration.failure.as_deref()?;
-    Some(match migration.source.as_ref().map(|report| report.outcome) {
-        Some(Outcome::HandedOver) => format!("After the handover: {why}."),
-        Some(Outcome::InDoubt) => format!("In doubt: {why}."),
-        _ => format!("Not handed over: {why}. The guest went on at host {}.", migration.from),
+    Some(match migration.runs_at {
+        None => format!("In doubt: {why}."),
+        Some(at) if at != migration.from => format!("After the handover: {why}."),
+        Some(at) => format!("Not handed over: {why}. The guest went on at host {at}."),
     })
 }
 
@@ -267,11 +272,11 @@ fn conclude(run: &LiveRun, stop: &Stop) -> anyhow::Result<Exit> {
     if let Some(audit) = run.audit.as_ref().filter(|audit| !audit.is_clean()) {
         anyhow::bail!("The guest was harmed: {audit}");
     }
-    let source = run.migrations.first().and_then(|migration| migration.source.as_ref());
-    match (source.map(|report| report.outcome), &run.audit) {
-        (Some(Outcome::HandedOver), Some(_)) => Ok(Exit::Done),
-        (Some(Outcome::HandedOver), None) => anyhow::bail!("The guest could not be audited"),
-        (Some(Outcome::InDoubt), _) => Ok(Exit::InDoubt),
+    let moved = run.migrations.first().map(|m| m.runs_at.map(|at| at != m.from));
+    match (moved, &run.audit) {
+        (Some(Some(true)), Some(_)) => Ok(Exit::Done),
+        (Some(Some(true)), None) => anyhow::bail!("The guest could not be audited"),
+        (Some(None), _) => Ok(Exit::InDoubt),
         _ if stop.requests() > 0 => Ok(Exit::Cancelled),
         _ => Ok(Exit::Kept),
     }

@@ -2,22 +2,25 @@
 //! `precopy paper --live`: the experiments in real time, and the virtual run of the same
 //! parameters beside each.
 
+mod case;
+mod experiments;
 mod plan;
 mod table;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use lab::live::LiveRun;
-use lab::paper::Ran;
-use lab::paper::experiments::{Outcome, policy_result, sort_policies};
+use lab::live::{LiveMigration, LiveRun};
 use lab::paper::live as figures;
+use lab::paper::{Ran, RunError};
 use lab::report::data::{Mode, Report, RunInfo, SideBySide};
-use precopy::report::Outcome as Ending;
+use webvm::sla;
 
+use self::case::Case;
 use self::plan::LivePlan;
 use super::{TITLE, machine, parameter, publish, site_parameters};
 use crate::args::{Experiment, PaperArgs};
 use crate::exit::Exit;
+use crate::show;
 use crate::signals::Stop;
 use crate::spectator::Spectator;
 
@@ -37,6 +40,11 @@ struct Session<'a> {
     stop: Stop,
     report: Report,
     exit: Exit,
+    /// Runs begun, of how many at most.
+    begun: usize,
+    runs: usize,
+    /// About how long those that have not begun will take.
+    left: Duration,
 }
 
 /// Runs the command.
@@ -45,22 +53,41 @@ pub(super) fn run(args: &PaperArgs) -> anyhow::Result<Exit> {
     let stop = Stop::install()?;
     let began = Instant::now();
     let report = Report { run: describe(args, &plan), ..Report::default() };
-    let mut session = Session { args, plan, stop, report, exit: Exit::Done };
-    let wants = |one: Experiment| args.experiment == Experiment::All || args.experiment == one;
-    if wants(Experiment::Fig2) {
-        session.fig2()?;
-    }
-    if wants(Experiment::Policies) {
-        session.policies()?;
+    let cases: Vec<_> = plan.experiments.iter().flat_map(|one| plan.cases(*one)).collect();
+    let once: Duration = cases.iter().map(|case| case.takes(plan.users.ramp_up_s)).sum();
+    let (runs, left) = (cases.len() * plan.seeds.len(), once * u32::try_from(plan.seeds.len())?);
+    let mut session = Session { args, plan, stop, report, exit: Exit::Done, begun: 0, runs, left };
+    session.say(&format!(
+        "At most {runs} live runs of {} of memory, about {} in all. Ctrl-C ends them, and what has \
+         been measured until then is written.",
+        show::bytes(session.plan.site.pages * 4096),
+        minutes(left),
+    ));
+    for experiment in session.plan.experiments.clone() {
+        match experiment {
+            Experiment::Fig2 => session.fig2()?,
+            Experiment::Policies => session.policies()?,
+            Experiment::Capacity => session.capacity()?,
+            Experiment::Fig3 => session.fig3()?,
+            Experiment::Table2 => session.table2()?,
+            _ => {}
+        }
     }
     let Session { stop, mut report, mut exit, .. } = session;
     if stop.requests() > 0 {
-        exit = Exit::Cancelled;
+        exit = exit.or_worse(Exit::Cancelled);
         report.run.partial.get_or_insert_with(|| "Interrupted by Ctrl-C.".to_owned());
     }
     report.run.wall_s = began.elapsed().as_secs_f64();
     publish(args, &mut report)?;
     Ok(exit)
+}
+
+fn minutes(time: Duration) -> String {
+    match time.as_secs().div_ceil(60) {
+        minutes @ 0..=90 => format!("{minutes} min"),
+        minutes => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
 }
 
 fn describe(args: &PaperArgs, plan: &LivePlan) -> RunInfo {
@@ -69,13 +96,13 @@ fn describe(args: &PaperArgs, plan: &LivePlan) -> RunInfo {
     let mut parameters = vec![
         parameter("guest memory", format!("{mib} MiB"), ""),
         parameter("users", users.users, ""),
-        parameter("ramp, steady state", format!("{} s, {} s", users.ramp_up_s, users.steady_s), ""),
-        parameter(
-            "migration at",
-            format!("{} s of steady state", plan.migrate_at.as_secs_f64()),
-            "",
-        ),
+        parameter("ramp", format!("{} s", users.ramp_up_s), ""),
     ];
+    for experiment in &plan.experiments {
+        let name = format!("steady state of {experiment:?}").to_lowercase();
+        let text = format!("{} s", plan.steady(*experiment).as_secs_f64());
+        parameters.push(parameter(&name, text, ""));
+    }
     parameters.extend(site_parameters(&plan.site));
     RunInfo {
         title: TITLE.to_owned(),
@@ -91,6 +118,21 @@ fn describe(args: &PaperArgs, plan: &LivePlan) -> RunInfo {
     }
 }
 
+/// How the command is to end after a migration that failed, and who has the guest.
+fn aftermath(migration: &LiveMigration) -> (Exit, &'static str) {
+    settled(migration.from, migration.runs_at)
+}
+
+fn settled(from: char, runs_at: Option<char>) -> (Exit, &'static str) {
+    match runs_at {
+        None => (Exit::InDoubt, "Who runs the guest is in doubt"),
+        Some(at) if at == from => {
+            (Exit::Kept, "The guest went on at the source, and so did its users")
+        }
+        Some(_) => (Exit::Done, "The guest had been handed over"),
+    }
+}
+
 impl Session<'_> {
     fn say(&self, text: &str) {
         if !self.args.json {
@@ -102,106 +144,74 @@ impl Session<'_> {
         self.stop.requests() > 0
     }
 
-    fn fig2(&mut self) -> anyhow::Result<()> {
-        let policy = self.plan.policy.clone();
-        let (mut rows, mut fig) = (Vec::new(), None);
-        for seed in self.plan.seeds.clone() {
-            let Some(pair) = self.pair(&policy, seed)? else { break };
-            let mut drawn = figures::fig2(&pair.live);
-            rows.push(self.compare(&pair, ""));
-            match &mut fig {
-                None => fig = Some(drawn),
-                Some(first) => first.runs.append(&mut drawn.runs),
-            }
-        }
-        self.report.fig2 = fig;
-        self.report.side_by_side.extend(figures::merge(rows));
-        Ok(())
-    }
-
-    fn policies(&mut self) -> anyhow::Result<()> {
-        for policy in self.plan.policies.clone() {
-            let (mut outcomes, mut rows) = (Vec::new(), Vec::new());
-            for seed in self.plan.seeds.clone() {
-                let Some(pair) = self.pair(&policy, seed)? else { break };
-                let moved = figures::first(&pair.live);
-                if moved.is_some() {
-                    let seen = figures::seen(&pair.live);
-                    outcomes.push(Outcome::of(&seen, moved.as_ref(), seed));
-                }
-                rows.push(self.compare(&pair, &policy));
-            }
-            if !outcomes.is_empty() {
-                self.report.policies.push(policy_result(&policy, &outcomes));
-                let kept = ["rounds", "total time", "downtime by engine", "HomePage p99"];
-                let rows = figures::merge(rows).into_iter();
-                let rows = rows.filter(|row| kept.iter().any(|name| row.name.starts_with(name)));
-                self.report.side_by_side.extend(
-                    rows.map(|row| SideBySide { name: format!("{policy}: {}", row.name), ..row }),
-                );
-            }
-        }
-        sort_policies(&mut self.report.policies);
-        Ok(())
-    }
-
     /// A live run, then the virtual one. Nothing if it was cancelled before it began.
-    fn pair(&mut self, policy: &str, seed: u64) -> anyhow::Result<Option<Pair>> {
+    fn pair(&mut self, case: &Case, seed: u64) -> anyhow::Result<Option<Pair>> {
         if self.is_cancelled() {
             return Ok(None);
         }
-        let options = self.plan.options(policy, seed);
-        self.say(&format!("Live, policy {policy}, seed {seed}: {}", self.plan));
+        let options = self.plan.options(case, seed)?;
+        self.begun += 1;
+        let (begun, runs, left) = (self.begun, self.runs, minutes(self.left));
+        self.say(&format!("Live run {begun} of {runs} (about {left} left), seed {seed}: {case}"));
+        self.left = self.left.saturating_sub(case.takes(options.users.ramp_up_s));
         let mut spectator = Spectator::new(self.args.json, options.users.users);
         let ran = lab::live::run(&options, self.stop.token(), &mut |event| spectator.event(event));
         spectator.finish();
         let live = ran?;
-        self.note(&live, policy);
+        self.note(&live, case);
         let slowdown = self.plan.slowdown.or_else(|| figures::measured_slowdown(&live));
         let slowdown = slowdown.unwrap_or(0.0);
         let cap = self.plan.cap_bytes_per_s(&live);
         let bandwidth = figures::measured_bandwidth(&live, cap);
         let bandwidth_bytes_per_s = bandwidth.unwrap_or_else(|| self.plan.payload_bytes_per_s());
-        let comparable = !live.partial && figures::first(&live).is_some();
-        let model = comparable
-            .then(|| figures::beside(&options, bandwidth_bytes_per_s, slowdown))
-            .transpose()?;
+        let moved = figures::all(&live).len();
+        let model = if live.partial || moved < case.migrate_at.len() {
+            None
+        } else {
+            match figures::beside(&options, bandwidth_bytes_per_s, slowdown) {
+                // Live a migration waits for the one before it; the model says when it cannot.
+                Err(error @ RunError::BadTime { .. }) => {
+                    let remark = format!("No virtual run beside {case}: {error}.");
+                    self.report.remarks.push(remark);
+                    None
+                }
+                ran => Some(ran?),
+            }
+        };
         Ok(Some(Pair { live, model, slowdown, bandwidth_bytes_per_s }))
     }
 
     /// What the report must say of a live run beside its figures.
-    fn note(&mut self, live: &LiveRun, policy: &str) {
-        let at = format!("Live run, policy {policy}, seed {}", live.users.seed);
+    fn note(&mut self, live: &LiveRun, case: &Case) {
+        let at = format!("Live run, {case}, seed {}", live.users.seed);
         let mut remarks = vec![format!("{at}: link {}.", live.link)];
         // Of service levels, the last remark says it shorter.
         let notes = live.notes.iter().filter(|note| !note.starts_with("No service levels"));
         remarks.extend(notes.map(|note| format!("{at}: {note}.")));
         for (number, migration) in live.migrations.iter().enumerate() {
             let Some(why) = &migration.failure else { continue };
-            let after = match migration.source.as_ref().map(|report| report.outcome) {
-                Some(Ending::HandedOver) => "The guest runs at the destination",
-                Some(Ending::InDoubt) => "Who runs the guest is in doubt",
-                Some(Ending::SourceKeepsRunning) | None => {
-                    if self.exit == Exit::Done {
-                        self.exit = Exit::Kept;
-                    }
-                    "The guest went on at the source, and so did its users"
-                }
-            };
+            let (exit, after) = aftermath(migration);
+            self.exit = self.exit.or_worse(exit);
             remarks.push(format!("{at}: migration {} failed: {why}. {after}.", number + 1));
         }
         match &live.audit {
             Some(audit) => {
                 if !audit.is_clean() {
-                    self.exit = Exit::Failed;
+                    self.exit = self.exit.or_worse(Exit::Failed);
                 }
                 remarks.push(format!("{at}: audit of the guest's memory at the end: {audit}."));
             }
-            None => self.exit = Exit::Failed,
+            None => self.exit = self.exit.or_worse(Exit::Failed),
         }
         if live.sla.is_none() {
             remarks.push(format!(
                 "{at}: service levels not evaluated: steady state shorter than 300 s."
+            ));
+        }
+        if live.sla.is_some() && case.window < sla::WINDOW {
+            let window_s = case.window.as_secs_f64();
+            remarks.push(format!(
+                "{at}: service levels judged in a window of {window_s} s, not of 300 s."
             ));
         }
         if live.partial {
@@ -228,5 +238,32 @@ impl Session<'_> {
             if self.plan.slowdown.is_some() { "as given" } else { "as measured live" },
         ));
         rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_of_several_runs_is_how_the_command_ends() {
+        let (kept, doubt) = (settled('A', Some('A')).0, settled('A', None).0);
+        assert_eq!(
+            (kept, doubt, settled('A', Some('B')).0),
+            (Exit::Kept, Exit::InDoubt, Exit::Done)
+        );
+        assert_eq!(kept.or_worse(Exit::Done), Exit::Kept);
+        assert_eq!(doubt.or_worse(Exit::Failed), Exit::InDoubt);
+        assert_eq!(Exit::Failed.or_worse(Exit::Cancelled), Exit::Failed);
+        assert_eq!(Exit::Kept.or_worse(Exit::Cancelled), Exit::Cancelled);
+    }
+
+    #[test]
+    fn times_are_said_as_people_say_them() {
+        let of = |s| minutes(Duration::from_secs(s));
+        assert_eq!(
+            (of(61), of(5400), of(5401)),
+            ("2 min".into(), "90 min".into(), "1 h 31 min".into())
+        );
     }
 }

@@ -2,8 +2,10 @@
 //! `precopy paper --live`.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::{Running, json, precopy};
@@ -16,7 +18,9 @@ const SMALL: [&str; 12] = [
 
 fn live(experiment: &str, out: &Path, more: &[&str], code: i32) -> Value {
     let head = ["paper", experiment, "--out", out.to_str().unwrap()];
-    let arguments = [&head[..], &SMALL, more].concat();
+    // An option that is given twice is an error.
+    let small = if more.contains(&"--steady") { &SMALL[..7] } else { &SMALL[..9] };
+    let arguments = [&head[..], small, &SMALL[9..], more].concat();
     let assert = precopy(&arguments).assert().code(code);
     let printed: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
     let report = json(&out.join("report.json"));
@@ -66,6 +70,158 @@ fn policies_live_one_after_the_other() {
 }
 
 #[test]
+fn the_capacity_search_live_climbs_through_its_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = live("capacity", folder.path(), &["--loads", "5,25", "--steady", "3"], 0);
+    let steps = report["capacity"]["steps"].as_array().unwrap();
+    let users: Vec<_> = steps.iter().map(|step| step["users"].as_u64().unwrap()).collect();
+    assert_eq!(users, [5, 25]);
+    for step in steps {
+        assert_eq!(step["pass"], true, "{step}");
+        assert!(step["throughput"]["values"][0].as_f64().unwrap() > 0.2, "{step}");
+    }
+    assert_eq!(report["capacity"]["found_users"], 25);
+    let rows = report["side_by_side"].as_array().unwrap();
+    assert!(rows.iter().any(|row| row["name"] == "25 users: operations (op/s)"));
+    assert!(remark(&report, "judged in a window of 3 s, not of 300 s"), "{report}");
+    let claims = report["claims"].as_array().unwrap();
+    assert!(claims.iter().all(|claim| claim["verdict"] == "not_measured"), "of another size");
+}
+
+#[test]
+fn two_migrations_live_go_there_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = ["--policy", "fixed-rounds:rounds=1", "--steady", "6s", "--migrate-at", "1s"];
+    let report = live("fig3", folder.path(), &more, 0);
+    let panels = report["fig3"]["panels"].as_array().unwrap().iter();
+    let panels = panels.map(|panel| {
+        let migrations = panel["runs"][0]["migrations"].as_array().unwrap().len();
+        (panel["kind"].as_str().unwrap(), migrations)
+    });
+    assert_eq!(panels.collect::<Vec<_>>(), [("none", 0), ("one", 1), ("two_close", 2)]);
+    let rows = report["side_by_side"].as_array().unwrap();
+    assert!(rows.iter().any(|row| row["name"] == "two migrations: total time (s)"), "{rows:?}");
+    let p99 = &report["fig3"]["panels"][2]["runs"][0]["p99"];
+    assert!(p99[0][1].as_f64().unwrap() > 0.0, "{p99}");
+}
+
+#[test]
+fn table_2_live_has_a_column_for_each_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = ["--policy", "stop-at-once", "--loads", "10,25", "--steady", "3"];
+    let report = live("table2", folder.path(), &more, 0);
+    assert_eq!(report["table2"]["steady_s"], 3.0);
+    let cells = report["table2"]["cells"].as_array().unwrap();
+    let home = cells.iter().filter(|cell| cell["action"] == cells[0]["action"]);
+    assert_eq!(home.map(|cell| cell["users"].as_u64().unwrap()).collect::<Vec<_>>(), [10, 25]);
+    assert_eq!(cells.len(), 14);
+    assert!(folder.path().join("table2.csv").is_file());
+}
+
+/// The arguments of one migration that takes seconds, to a process: over a shaped link between
+/// two namespaces where that can be had, over loopback otherwise.
+fn slow(out: &str) -> Vec<&str> {
+    let small = SMALL.iter().copied().filter(|a| !["--link", "loopback"].contains(a));
+    let head = ["paper", "fig2", "--out", out, "--link-rate", "160Mbit/s"];
+    let more = ["--destination-process", "--migrate-at", "500ms"];
+    head.into_iter().chain(small).chain(more).collect()
+}
+
+#[test]
+fn a_guest_goes_to_another_process_and_is_audited_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = ["--policy", "fixed-rounds:rounds=1", "--destination-process"];
+    let report = live("fig2", folder.path(), &more, 0);
+    assert_eq!(report["fig2"]["runs"][0]["dropped"], 0);
+    assert!(report["fig2"]["runs"][0]["downtime_engine_s"].as_f64().unwrap() > 0.0);
+    assert!(remark(&report, "all as promised"), "{report}");
+}
+
+#[test]
+fn a_destination_whose_process_is_killed_by_the_experiment_leaves_the_guest_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = slow(folder.path().to_str().unwrap());
+    arguments.extend(["--destination-dies", "500ms"]);
+    precopy(&arguments).assert().code(3);
+    let report = json(&folder.path().join("report.json"));
+    assert!(remark(&report, "signal: 9 (SIGKILL)"), "{report}");
+    assert!(remark(&report, "The guest went on at the source"), "{report}");
+    assert!(remark(&report, "all as promised"), "{report}");
+}
+
+/// The process that a process has started with this word on its command line.
+fn child(parent: u32, word: &str) -> Option<Pid> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let found = ids.find(|id| {
+        let read = |file| std::fs::read_to_string(format!("/proc/{id}/{file}")).unwrap_or_default();
+        let status = read("status");
+        let of_parent = status.lines().any(|line| line == format!("PPid:\t{parent}"));
+        of_parent && read("cmdline").split('\0').any(|argument| argument == word)
+    });
+    found.map(Pid::from_raw)
+}
+
+/// Kills the destination of a running experiment so long after it has started.
+fn kill_destination(running: &Running, after: Duration) {
+    let end = Instant::now() + Duration::from_secs(60);
+    let host = loop {
+        if let Some(host) = child(running.id(), "host") {
+            break host;
+        }
+        assert!(Instant::now() < end, "no destination was started");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    std::thread::sleep(after);
+    kill(host, Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn kill_9_of_the_destination_leaves_the_guest_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(&slow(folder.path().to_str().unwrap()));
+    kill_destination(&running, Duration::from_millis(700));
+    let (status, _, errors) = running.finish();
+    let report = json(&folder.path().join("report.json"));
+    assert_eq!(status.code(), Some(3), "{errors} {report}");
+    assert!(report["fig2"]["runs"].as_array().unwrap().is_empty());
+    assert!(remark(&report, "signal: 9 (SIGKILL)"), "{report}");
+    assert!(remark(&report, "The guest went on at the source"), "{report}");
+    assert!(remark(&report, "all as promised"), "{report}");
+    assert_eq!(report["run"]["partial"], Value::Null, "the run went on to its end");
+}
+
+#[test]
+fn a_destination_that_dies_at_commit_leaves_the_guest_in_doubt() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = ["--policy", "stop-at-once", "--destination-process"];
+    let report =
+        live("fig2", folder.path(), &[&more[..], &["--destination-dies-at-commit"]].concat(), 5);
+    assert!(remark(&report, "Who runs the guest is in doubt"), "{report}");
+    assert!(remark(&report, "signal: 6 (SIGABRT)"), "{report}");
+    assert!(report["fig2"]["runs"].as_array().unwrap().is_empty());
+    assert!(!remark(&report, "all as promised"), "nobody's memory says");
+}
+
+#[test]
+fn a_host_that_dies_with_the_guest_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let head = ["paper", "fig2", "--out", folder.path().to_str().unwrap()];
+    let more = ["--policy", "stop-at-once", "--migrate-at", "100ms", "--destination-process"];
+    let mut arguments = [&head[..], &SMALL, &more].concat();
+    let at = arguments.iter().position(|a| *a == "4s").unwrap();
+    arguments[at] = "10m";
+    let running = Running::start(&arguments);
+    // 64 MiB over loopback are there long before.
+    kill_destination(&running, Duration::from_secs(3));
+    let (status, _, errors) = running.finish();
+    let report = json(&folder.path().join("report.json"));
+    assert_eq!(status.code(), Some(1), "{errors} {report}");
+    assert!(remark(&report, "The guest is lost with its host"), "{report}");
+    assert!(report["run"]["partial"].as_str().unwrap().contains("PARTIAL"), "{report}");
+}
+
+#[test]
 fn a_destination_that_dies_leaves_the_guest_running() {
     let folder = tempfile::tempdir().unwrap();
     let more = ["--link", "capped", "--link-rate", "160Mbit/s", "--destination-dies", "300ms"];
@@ -89,7 +245,7 @@ fn ctrl_c_writes_what_there_is() {
     let at = arguments.iter().position(|a| *a == "4s").unwrap();
     arguments[at] = "10m";
     let running = Running::start(&arguments);
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(3));
     running.signal(Signal::SIGINT);
     let (status, _, errors) = running.finish();
     assert_eq!(status.code(), Some(4), "{errors}");
@@ -122,7 +278,19 @@ fn bad_live_options_name_field_and_range() {
             assert!(errors.contains(word), "{more:?}: no {word:?} in {errors}");
         }
     }
-    for arguments in [&["paper", "fig2", "--users", "5"][..], &["paper", "fig3", "--live"]] {
-        precopy(arguments).assert().code(2);
+    for (arguments, words) in [
+        (&["paper", "fig2", "--users", "5"][..], &["--live"][..]),
+        (&["paper", "contrast", "--live"], &["capacity, fig2, fig3, table2", "virtual time"]),
+        (&["paper", "capacity", "--live", "--loads", "200,100"], &["--loads", "that rise"]),
+        (&["paper", "table2", "--live", "--loads", "9000"], &["--loads has 9000", "users"]),
+        (&["paper", "fig3", "--live", "--apart", "400"], &["--apart", "less than the 600 s"]),
+        (&["host"], &["precopy paper"]),
+    ] {
+        let code = if arguments == ["host"] { 1 } else { 2 };
+        let assert = precopy(arguments).assert().code(code);
+        let errors = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        for word in words {
+            assert!(errors.contains(word), "{arguments:?}: no {word:?} in {errors}");
+        }
     }
 }

@@ -64,13 +64,22 @@ fn lists() {
     let text = output(&["policies"]);
     let json: Value = serde_json::from_str(&output(&["policies", "--json"])).unwrap();
     let list = json["policies"].as_array().unwrap();
-    assert_eq!(list.len(), 6);
+    assert_eq!(list.len(), precopy::policy::policies().len());
     let parts = ["orders", "rates", "throttles"].map(|kind| json[kind].as_array().unwrap());
     assert!(parts.iter().all(|parts| parts.len() > 2), "{json}");
     for policy in list.iter().chain(parts.into_iter().flatten()) {
         let (name, source) = (policy["name"].as_str().unwrap(), policy["source"].as_str().unwrap());
-        assert!(text.contains(name) && text.contains(source), "{name}");
+        let (group, details) = (policy["group"].as_str().unwrap(), output(&["policies", name]));
+        assert!(text.contains(&format!("\n  {name} ")) && text.contains(group), "{name}");
+        assert!(details.contains(name) && details.contains(source), "{name}");
+        for parameter in policy["parameters"].as_array().unwrap() {
+            assert!(details.contains(parameter["name"].as_str().unwrap()), "{name}");
+        }
     }
+    assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
+    let assert = precopy(&["policies", "qmeu"]).assert().failure();
+    let errors = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    assert!(errors.contains("did you mean \"qemu\"?"), "{errors}");
     let json: Value = serde_json::from_str(&output(&["trackers", "--json"])).unwrap();
     let works = |trial: &&Value| trial["works"] == true && trial["chosen"] == true;
     assert!(json.as_array().unwrap().iter().any(|trial| works(&trial)), "{json}");

@@ -6,9 +6,12 @@
 //! guest to the other host. Whatever happens (Ctrl-C, a destination that dies), what was measured
 //! until then is in the result, and the result says what it lacks.
 
+mod arrive;
 mod host;
+mod keeper;
 mod measure;
 mod place;
+mod process;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -16,6 +19,8 @@ mod text;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use precopy::dirty::DirtyError;
@@ -31,10 +36,13 @@ use serde::Serialize;
 use webvm::net::rig::{RigError, RigOptions};
 use webvm::net::{ClientsError, ClientsProgress, PortError, ProbeLog, ProberError, SwitchError};
 use webvm::site::{SiteAudit, SiteConfig};
-use webvm::sla::{Sample, SlaReport};
+use webvm::sla::{self, Sample, SlaReport};
 use webvm::users::{Counters, UsersConfig, UsersError};
 
+use crate::validate::Recorder;
+
 pub use measure::Downtimes;
+pub use process::serve;
 pub use run::run;
 
 /// What lies between the hosts.
@@ -54,6 +62,23 @@ pub enum Link {
     ShapedIfPossible(RigOptions),
 }
 
+/// What destinations are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Destination {
+    /// Threads of this process.
+    #[default]
+    Thread,
+    /// Processes of their own, in the network namespace of their host, so that they can be
+    /// killed. A guest that has gone to one stays there until the run ends.
+    Process {
+        /// A program that calls [`serve`] with its standard input and output.
+        program: PathBuf,
+        /// Its arguments.
+        arguments: Vec<String>,
+    },
+}
+
 /// A live experiment.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -65,8 +90,10 @@ pub struct LiveOptions {
     /// When to migrate, after the start of the steady state. A migration that is due while
     /// another is under way begins after it.
     pub migrate_at: Vec<Duration>,
-    /// The strategy with its parameters, as `StrategySpec` reads it.
+    /// The strategy, as `StrategySpec` reads it.
     pub policy: String,
+    /// Strategies that are judged beside it.
+    pub shadows: Vec<String>,
     /// When a migration stops whatever its policy says.
     pub guards: Guards,
     /// How written pages are found on host A, by the tracker's name; none is the best that works.
@@ -87,7 +114,14 @@ pub struct LiveOptions {
     pub audit_each: bool,
     /// What lies between the hosts.
     pub link: Link,
-    /// Which migration's destination is to die (counted from 0), and how long after its start.
+    /// Records what the guest on host A writes, beside its tracker.
+    pub recorder: Option<Arc<Recorder>>,
+    /// Length of the windows in which service levels are judged; 300 s by default.
+    pub sla_window: Duration,
+    /// What destinations are.
+    pub destination: Destination,
+    /// Which migration's destination is to die (counted from 0), and how long after its start: a
+    /// process is killed (SIGKILL), a thread gives up.
     pub destination_dies: Option<(usize, Duration)>,
 }
 
@@ -101,6 +135,7 @@ impl LiveOptions {
             site,
             users,
             policy: policy.to_owned(),
+            shadows: Vec::new(),
             guards: Guards::default(),
             tracker: None,
             downtime_limit: Duration::from_millis(300),
@@ -111,6 +146,9 @@ impl LiveOptions {
             verify: false,
             audit_each: false,
             link: Link::ShapedIfPossible(RigOptions::default()),
+            sla_window: sla::Options::default().window,
+            destination: Destination::Thread,
+            recorder: None,
             destination_dies: None,
         }
     }
@@ -123,6 +161,9 @@ pub enum LiveError {
     /// The shaped link.
     #[error("The shaped link between the hosts cannot be had")]
     Rig(#[from] RigError),
+    /// The recorder.
+    #[error("The guest's writes cannot be recorded")]
+    Recorder(#[source] io::Error),
     /// The policy.
     #[error("The policy cannot be used")]
     Policy(#[from] PolicyError),
@@ -174,6 +215,49 @@ pub enum LiveError {
         #[source]
         source: io::Error,
     },
+    /// The program of a host cannot be started.
+    #[error("The destination cannot be started as a process of its own")]
+    HostProgram {
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A host's process ended.
+    #[error("The host's process ended ({status})")]
+    HostEnded {
+        /// How.
+        status: String,
+    },
+    /// A host's process does not answer.
+    #[error("The host's process did not answer within {} s", waited.as_secs())]
+    HostSilent {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// A host cannot do what it is to do.
+    #[error("The host's process did not do what it was asked: {why}")]
+    HostRefused {
+        /// Why, in its words.
+        why: String,
+    },
+    /// The pipe between experiment and host.
+    #[error("The host's process cannot be talked to")]
+    HostPipe {
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A host that no experiment has started.
+    #[error("A host is started by an experiment, which tells it what to do; run `precopy paper`")]
+    HostAlone,
+    /// A host did not take the guest over.
+    #[error("The guest was not taken over: {why}")]
+    NotTaken {
+        /// Why, in its words.
+        why: String,
+        /// Whether it is sure that it neither runs the guest nor will.
+        never_ran: bool,
+    },
     /// A thread panicked.
     #[error("The {what} panicked; this is a bug")]
     Panicked {
@@ -222,6 +306,10 @@ pub struct LiveMigration {
     pub ended: Tick,
     /// Host that the guest was to leave: `A` or `B`.
     pub from: char,
+    /// The destination's process, if it had one of its own.
+    pub process: Option<u32>,
+    /// Host that may run the guest afterwards; none if that is in doubt.
+    pub runs_at: Option<char>,
     /// The source's report; none if the migration could not even be tried.
     pub source: Option<Report>,
     /// The destination's report, if it took the guest over.

@@ -7,9 +7,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use precopy::engine::{CancelToken, EngineEvent, MigrateError, SourceOptions};
-use precopy::guest::GuestControl;
 use precopy::policy::StrategySpec;
 use precopy::report::{MayRunHere, Outcome, Report};
+use precopy::session::Shadow;
 use precopy::units::Tick;
 use webvm::net::rig::Side;
 use webvm::net::{
@@ -20,6 +20,7 @@ use webvm::sla;
 use webvm::users::Users;
 
 use super::host::{Hosted, Receiving, Taken};
+use super::keeper::{Keeper, letter};
 use super::measure::{self, Downtimes};
 use super::place::Place;
 use super::{LiveError, LiveEvent, LiveMigration, LiveOptions, LiveRun};
@@ -28,8 +29,6 @@ use super::{LiveError, LiveEvent, LiveMigration, LiveOptions, LiveRun};
 const PROGRESS: Duration = Duration::from_millis(250);
 /// Longest sleep between two looks at whether somebody cancelled.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long the first step at a destination is waited for.
-const FIRST_STEP: Duration = Duration::from_secs(1);
 
 /// Runs an experiment to its end, or until `cancel` is cancelled: then the result is what was
 /// measured until then, and says that it is partial.
@@ -43,9 +42,11 @@ pub fn run(
     sink: &mut dyn FnMut(&LiveEvent),
 ) -> Result<LiveRun, LiveError> {
     let policy = StrategySpec::parse(&options.policy)?;
+    let read = |text: &String| StrategySpec::parse(text);
+    let shadows = options.shadows.iter().map(read).collect::<Result<_, _>>()?;
     let users = Users::new(options.users.clone())?;
     let place = Place::new(options.link)?;
-    let mut notes: Vec<String> = place.note.iter().cloned().collect();
+    let notes: Vec<String> = place.note.iter().cloned().collect();
     notes.iter().for_each(|note| sink(&LiveEvent::Note(note.clone())));
 
     let at_b = place.address(Side::B);
@@ -54,7 +55,7 @@ pub fn run(
     let switch = place.inside(Side::B, || Switch::start(network))??;
     let uplink = switch.uplink_address().unwrap_or(at_b);
     // Booting a large guest takes seconds, which are not part of the run.
-    let mut hosted = Hosted::boot(options, LiveClock::start(), Side::A)?;
+    let mut hosted = Box::new(Hosted::boot(options, LiveClock::start(), Side::A)?);
     hosted.start(&place, uplink)?;
 
     let origin = Instant::now();
@@ -67,44 +68,45 @@ pub fn run(
     let mut experiment = Experiment {
         options,
         policy,
+        shadows,
         place: &place,
         uplink,
         origin,
         clients,
-        hosted,
+        keeper: Keeper::Here(hosted),
         cancel,
         sink,
+        notes,
         told: Duration::ZERO,
         told_samples: 0,
-        stolen: Duration::ZERO,
         migrations: Vec::new(),
     };
-    let failed = experiment.migrate_all().err();
-    if let Some(error) = &failed {
-        notes.push(format!("The experiment ended early: {}", chain(error)));
+    if let Err(error) = experiment.migrate_all() {
+        experiment.notes.push(format!("The experiment ended early: {}", chain(&error)));
         experiment.clients.stop();
     }
     experiment.pass_to_the_end();
-    let Experiment { clients, hosted, migrations, .. } = experiment;
+    let Experiment { clients, keeper, migrations, notes, .. } = experiment;
     let (log, probes) = (clients.finish()?, prober.finish()?);
-    Ok(conclude(options, &place, &switch, &hosted, migrations, log, probes, notes))
+    let seen = Measured { keeper, migrations, log, probes, notes };
+    Ok(conclude(options, &place, &switch, seen))
 }
 
 struct Experiment<'a> {
     options: &'a LiveOptions,
     policy: StrategySpec,
+    shadows: Vec<StrategySpec>,
     place: &'a Place,
     uplink: SocketAddr,
     origin: Instant,
     clients: LiveClients,
-    hosted: Hosted,
+    keeper: Keeper,
     cancel: &'a CancelToken,
     sink: &'a mut dyn FnMut(&LiveEvent),
+    notes: Vec<String>,
     /// When spectators were last told how it goes.
     told: Duration,
     told_samples: usize,
-    /// Processor time that the last migration took from the guest at the source.
-    stolen: Duration,
     migrations: Vec<LiveMigration>,
 }
 
@@ -122,6 +124,13 @@ impl Experiment<'_> {
         while !self.clients.progress().over {
             self.tell();
             sleep(LOOK);
+            if let Some(why) = self.keeper.lost() {
+                let lost = format!("The guest is lost with its host: {}", chain(&why));
+                self.notes.push(lost.clone());
+                (self.sink)(&LiveEvent::Note(lost.clone()));
+                self.keeper = Keeper::Nobody(lost);
+                self.clients.stop();
+            }
         }
     }
 
@@ -134,7 +143,7 @@ impl Experiment<'_> {
         let ended = self.clients.samples_from(self.told_samples);
         self.told_samples += ended.len();
         let clients = self.clients.progress();
-        let host = letter(self.hosted.side);
+        let host = self.keeper.letter();
         (self.sink)(&LiveEvent::Progress { at: Tick::ZERO + now, clients, ended, host });
     }
 
@@ -146,10 +155,13 @@ impl Experiment<'_> {
                 self.tell();
                 sleep(due.since(self.now()).min(LOOK));
             }
+            // From a process of its own it cannot be moved on.
+            let Keeper::Here(hosted) = &self.keeper else { break };
             if self.is_over() {
                 break;
             }
-            self.migrate(number)?;
+            let from = hosted.side;
+            self.migrate(number, from)?;
         }
         Ok(())
     }
@@ -157,79 +169,144 @@ impl Experiment<'_> {
     fn source_options(&self) -> SourceOptions {
         let guards = self.options.guards.clone();
         let mut options = SourceOptions::new(self.policy.build().guarded(&guards));
+        let shadow = |spec: &StrategySpec| Shadow {
+            text: spec.to_string(),
+            strategy: spec.build().guarded(&guards),
+        };
+        options.shadows = self.shadows.iter().map(shadow).collect();
         options.policy_text = format!("{} ({guards})", self.policy);
         options.channels = self.options.channels;
         options.encoder = self.options.encoder;
         options.bandwidth_cap_bytes_per_s = self.place.cap;
         options.verify = self.options.verify;
-        options.guest = self.hosted.site.describe();
         options.downtime_limit = self.options.downtime_limit;
         options.deadline = self.options.deadline;
         options.preflight = self.options.preflight;
         options
     }
 
-    fn migrate(&mut self, number: usize) -> Result<(), LiveError> {
-        let from = self.hosted.side;
+    fn migrate(&mut self, number: usize, from: Side) -> Result<(), LiveError> {
         let to = if from == Side::A { Side::B } else { Side::A };
-        let receiving = Receiving::start(self.place, to, self.uplink)?;
+        let kind = &self.options.destination;
+        let mut receiving = Receiving::start(kind, self.place, to, self.uplink)?;
+        let process = receiving.process();
+        if let Some(id) = process {
+            let note = format!("The destination of migration {} is process {id}", number + 1);
+            (self.sink)(&LiveEvent::Note(note));
+        }
         let started = self.now();
         (self.sink)(&LiveEvent::Migrating { number, at: started });
         let dies = self.options.destination_dies.filter(|(which, _)| *which == number);
-        let stolen = self.hosted.site.stolen();
-        let sent = self.send(&receiving, dies.map(|(_, after)| after))?;
-        self.stolen = self.hosted.site.stolen().saturating_sub(stolen);
-        let ended = self.now();
-        let report = match sent {
-            Ok(report) => report,
+        let stolen = self.keeper.stolen();
+        let sent = self.send(&mut receiving, dies.map(|(_, after)| after))?;
+        let stolen = self.keeper.stolen().saturating_sub(stolen);
+        let mut migration = LiveMigration {
+            started,
+            ended: self.now(),
+            from: letter(from),
+            process,
+            runs_at: Some(letter(from)),
+            source: None,
+            destination: None,
+            failure: None,
+            pause: None,
+            downtime: Downtimes::default(),
+            recovery_ns: None,
+            dropped: 0,
+            stolen,
+            audit: None,
+        };
+        let ended = match sent {
+            Ok(report) => {
+                migration.failure.clone_from(&report.failure);
+                migration.source = Some(report);
+                self.settle(&mut migration, receiving, letter(to))
+            }
             Err(error) => {
-                receiving.die();
+                receiving.give_up();
                 // It says the same as the source's error, or that it was told to end.
                 drop(receiving.finish());
-                self.record(started, ended, from, None, Some(chain(&error)));
-                return Ok(());
+                migration.failure = Some(chain(&error));
+                Ok(())
             }
         };
-        if report.outcome != Outcome::HandedOver {
-            receiving.die();
+        let audited = if ended.is_ok() { self.audit() } else { Ok(None) };
+        if let Ok(audit) = &audited {
+            migration.audit.clone_from(audit);
         }
-        let taken = receiving.finish();
-        let failure = report.failure.clone();
-        match (report.outcome, taken) {
+        (self.sink)(&LiveEvent::Migrated(Box::new(migration.clone())));
+        self.migrations.push(migration);
+        ended?;
+        audited.map(drop)
+    }
+
+    /// Finds out who has the guest now.
+    fn settle(
+        &mut self,
+        migration: &mut LiveMigration,
+        mut receiving: Receiving,
+        to: char,
+    ) -> Result<(), LiveError> {
+        let Some(report) = &migration.source else { return Ok(()) };
+        let outcome = report.outcome;
+        if outcome != Outcome::HandedOver {
+            receiving.give_up();
+        }
+        match (outcome, receiving.finish()) {
             (Outcome::HandedOver | Outcome::InDoubt, Ok(taken)) => {
-                self.arrive(started, ended, from, report, taken);
+                let Taken { guest, report: destination, network, .. } = taken;
+                self.keeper = guest.into();
+                let blackout = self.keeper.blackout();
+                migration.downtime.engine =
+                    blackout.or_else(|| Some(report.downtime?.source_total));
+                migration.pause = measure::pause(migration.started, report, blackout);
+                migration.destination = Some(destination);
+                migration.failure = network;
+                migration.runs_at = Some(to);
+                Ok(())
             }
             (Outcome::SourceKeepsRunning, taken) => {
-                let heard =
-                    taken.err().map(|error| format!("; at the destination: {}", chain(&error)));
-                let failure = failure.unwrap_or_default() + &heard.unwrap_or_default();
-                self.record(started, ended, from, Some(report), Some(failure));
+                let heard = taken.err();
+                let heard = heard.map(|error| format!("; at the destination: {}", chain(&error)));
+                migration.failure.get_or_insert_default().push_str(&heard.unwrap_or_default());
+                Ok(())
             }
             (Outcome::InDoubt, Err(error)) if never_ran(&error) => {
                 // The destination's own word: it did not and will not run the guest.
-                self.hosted.site.resume()?;
-                self.record(started, ended, from, Some(report), Some(chain(&error)));
+                migration.failure = Some(chain(&error));
+                self.keeper.resume()
             }
-            (_, Err(error)) => {
-                self.record(started, ended, from, Some(report), Some(chain(&error)));
-                return Err(error);
+            (outcome, Err(error)) => {
+                let why = chain(&error);
+                migration.runs_at = Some(to).filter(|_| outcome == Outcome::HandedOver);
+                migration.failure = Some(why.clone());
+                self.keeper = Keeper::Nobody(match outcome {
+                    Outcome::HandedOver => format!("The guest is lost with its host: {why}"),
+                    _ => format!("Who runs the guest is in doubt: {why}"),
+                });
+                Err(error)
             }
         }
-        self.audit()
     }
 
     /// Sends the guest, while spectators are told how it goes.
     fn send(
         &mut self,
-        receiving: &Receiving,
+        receiving: &mut Receiving,
         dies_after: Option<Duration>,
     ) -> Result<Result<Report, MigrateError>, LiveError> {
-        let (options, address) = (self.source_options(), receiving.address.clone());
-        let (place, cancel, side) = (self.place, self.cancel, self.hosted.side);
+        let (place, cancel) = (self.place, self.cancel);
+        let address = receiving.address().to_owned();
+        let mut options = self.source_options();
         let dies_at = dies_after.map(|after| Instant::now() + after);
         let (events, heard) = channel::<EngineEvent>();
         // The guest is the sender's for the time being; spectators need its host only.
-        let Self { hosted, sink, clients, origin, told, told_samples, .. } = self;
+        let Self { keeper, sink, clients, origin, told, told_samples, .. } = self;
+        let Keeper::Here(hosted) = keeper else {
+            return Err(LiveError::Panicked { what: "keeper of the guest" });
+        };
+        let side = hosted.side;
+        options.guest = hosted.site.describe();
         std::thread::scope(|scope| {
             let sender = scope.spawn(move || {
                 place.inside(side, || {
@@ -263,84 +340,33 @@ impl Experiment<'_> {
         })
     }
 
-    /// The guest runs at the other host now.
-    fn arrive(&mut self, started: Tick, ended: Tick, from: Side, report: Report, taken: Taken) {
-        let Taken { hosted, report: destination, network, .. } = taken;
-        self.hosted = hosted;
-        let end = Instant::now() + FIRST_STEP;
-        while self.hosted.site.blackout().is_none() && Instant::now() < end {
-            sleep(Duration::from_millis(1));
+    /// Audits the guest at work, if that was asked for.
+    fn audit(&mut self) -> Result<Option<SiteAudit>, LiveError> {
+        if !self.options.audit_each {
+            return Ok(None);
         }
-        let blackout = self.hosted.site.blackout();
-        let engine = blackout.or_else(|| Some(report.downtime?.source_total));
-        let pause = measure::pause(started, &report, blackout);
-        self.record(started, ended, from, Some(report), network);
-        if let Some(last) = self.migrations.last_mut() {
-            last.destination = Some(destination);
-            last.pause = pause;
-            last.downtime.engine = engine;
-        }
-    }
-
-    fn record(
-        &mut self,
-        started: Tick,
-        ended: Tick,
-        from: Side,
-        source: Option<Report>,
-        failure: Option<String>,
-    ) {
-        self.migrations.push(LiveMigration {
-            started,
-            ended,
-            from: letter(from),
-            source,
-            destination: None,
-            failure,
-            pause: None,
-            downtime: Downtimes::default(),
-            recovery_ns: None,
-            dropped: 0,
-            stolen: self.stolen,
-            audit: None,
-        });
-    }
-
-    /// Audits the guest at work, if that was asked for, and tells of the migration.
-    fn audit(&mut self) -> Result<(), LiveError> {
-        if self.options.audit_each {
-            let site = &mut self.hosted.site;
-            site.pause()?;
-            // The users are asked while the guest stands still: see `LiveClients::journal`.
-            let journal = self.clients.journal();
-            let audit = journal.map(|known| site.audit(&known.acknowledged, &known.sessions));
-            site.resume()?;
-            if let Some(last) = self.migrations.last_mut() {
-                last.audit = audit.transpose()?;
-            }
-        }
-        if let Some(last) = self.migrations.last() {
-            (self.sink)(&LiveEvent::Migrated(Box::new(last.clone())));
-        }
-        Ok(())
+        self.keeper.pause()?;
+        // The users are asked while the guest stands still: see `LiveClients::journal`.
+        let journal = self.clients.journal();
+        let audit = journal.map(|known| self.keeper.audit(&known.acknowledged, &known.sessions));
+        self.keeper.resume()?;
+        Ok(audit.transpose()?.flatten())
     }
 }
 
 /// Whether a destination is sure that it neither runs the guest nor will.
-fn never_ran(error: &LiveError) -> bool {
-    matches!(error, LiveError::Migrate(MigrateError::NotTakenOver { report })
-        if report.may_run == MayRunHere::No)
-}
-
-fn letter(side: Side) -> char {
-    match side {
-        Side::A => 'A',
-        Side::B => 'B',
+pub(super) fn never_ran(error: &LiveError) -> bool {
+    match error {
+        LiveError::Migrate(MigrateError::NotTakenOver { report }) => {
+            report.may_run == MayRunHere::No
+        }
+        LiveError::NotTaken { never_ran, .. } => *never_ran,
+        _ => false,
     }
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -350,17 +376,17 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-#[expect(clippy::too_many_arguments, reason = "called once, with all that there is")]
-fn conclude(
-    options: &LiveOptions,
-    place: &Place,
-    switch: &Switch,
-    hosted: &Hosted,
-    mut migrations: Vec<LiveMigration>,
+/// What an experiment has measured, and who has its guest at the end.
+struct Measured {
+    keeper: Keeper,
+    migrations: Vec<LiveMigration>,
     log: ClientsLog,
     probes: ProbeLog,
-    mut notes: Vec<String>,
-) -> LiveRun {
+    notes: Vec<String>,
+}
+
+fn conclude(options: &LiveOptions, place: &Place, switch: &Switch, measured: Measured) -> LiveRun {
+    let Measured { mut keeper, mut migrations, log, probes, mut notes } = measured;
     for migration in &mut migrations {
         measure::fill(migration, &log.samples, &probes);
     }
@@ -374,16 +400,19 @@ fn conclude(
     }
     notes.extend(log.failed.iter().cloned());
     notes.extend(log.progress.first_trouble.iter().map(|why| format!("A connection broke: {why}")));
-    notes.extend(hosted.site.fault().map(|fault| format!("The guest stopped: {fault}")));
+    notes.extend(keeper.fault().map(|fault| format!("The guest stopped: {fault}")));
     let due = options.migrate_at.len();
     if migrations.len() < due {
         notes.push(format!("{} of {due} migrations were tried", migrations.len()));
     }
-    let audit: Result<SiteAudit, _> =
-        hosted.site.audit(log.users.acknowledged(), &log.users.sessions());
-    let audit = audit.map_err(|error| notes.push(format!("No audit: {}", chain(&error)))).ok();
+    if let Keeper::Nobody(why) = &keeper {
+        notes.push(format!("No audit: {why}"));
+    }
+    let audit = keeper.audit(log.users.acknowledged(), &log.users.sessions());
+    let audit = audit.map_err(|error| notes.push(format!("No audit: {}", chain(&error))));
     let steady = options.users.steady_start()..options.users.steady_end().min(log.end);
-    let sla = sla::evaluate(&log.samples, steady, &sla::Options::default())
+    let levels = sla::Options { window: options.sla_window, ..sla::Options::default() };
+    let sla = sla::evaluate(&log.samples, steady, &levels)
         .map_err(|error| notes.push(format!("No service levels: {}", chain(&error))))
         .ok();
     LiveRun {
@@ -400,8 +429,8 @@ fn conclude(
         samples: log.samples,
         probes,
         sla,
-        audit,
-        stolen_ms: u64::try_from(hosted.site.stolen().as_millis()).unwrap_or(u64::MAX),
+        audit: audit.ok().flatten(),
+        stolen_ms: u64::try_from(keeper.stolen().as_millis()).unwrap_or(u64::MAX),
         resets: switch.status().resets,
     }
 }

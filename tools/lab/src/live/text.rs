@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use precopy::report::{Outcome, Report};
+use precopy::report::Report;
 use precopy::units::Tick;
 use webvm::sla::Percentile;
 
@@ -48,11 +48,11 @@ impl fmt::Display for LiveRun {
 impl fmt::Display for LiveMigration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { started, from, downtime, .. } = self;
-        let outcome = match self.source.as_ref().map(|report| report.outcome) {
-            Some(Outcome::HandedOver) => "handed over",
-            Some(Outcome::SourceKeepsRunning) => "the guest stayed",
-            Some(Outcome::InDoubt) => "in doubt",
-            None => "not tried",
+        let outcome = match (self.runs_at, &self.source) {
+            (None, _) => "in doubt",
+            (Some(_), None) => "not tried",
+            (Some(at), Some(_)) if at == *from => "the guest stayed",
+            (Some(_), Some(_)) => "handed over",
         };
         writeln!(f, "from {from}, {:.1} s into the run: {outcome}", seconds(*started))?;
         if let Some(failure) = &self.failure {

@@ -2,19 +2,21 @@
 //! The experiments of the paper's section 4 and 5 in virtual time, one function each, over several
 //! seeds. What a cancel leaves undone is missing from the result.
 
-use precopy::policy::{PolicyError, PolicySpec, StrategySpec, policies};
-use webvm::site::{Action, Workers};
-use webvm::sla::{Percentile, Verdict};
+use precopy::policy::{PolicyError, PolicySpec, StrategySpec, USUAL_POLICIES};
+use webvm::site::Workers;
 
-use super::figures::{self, Moved, Seen};
+use super::figures;
 use super::pool::{self, Watch};
 pub use super::predicted::predictions;
+use super::rows::{
+    Outcome, capacity_search, capacity_step, fig3_run, policy_result, search_on, sort_policies,
+    spread, table2_column,
+};
 use super::run::{Migrated, Ran, RunError, Scenario, run};
 use crate::report::Spread;
 use crate::report::data::{
-    ActionPercentiles, Capacity, CapacityStep, ContrastArm, Curve, Fig2, Fig3, Fig3Kind, Fig3Panel,
-    Fig3Run, MigrationFigures, Point, PolicyResult, Sensitivity, SensitivityPoint, Table2,
-    Table2Cell, Wws,
+    Capacity, ContrastArm, Curve, Fig2, Fig3, Fig3Kind, Fig3Panel, Point, PolicyResult,
+    Sensitivity, SensitivityPoint, Table2, Wws,
 };
 
 /// Users of the paper's main experiment.
@@ -94,9 +96,7 @@ fn runs<T: Send>(
 /// # Errors
 /// [`RunError`] if the options make no sense.
 pub fn capacity(options: &Options, watch: &dyn Watch) -> Result<Capacity, RunError> {
-    let rule = "in more than half of the runs, every action keeps its limit in every 5-minute \
-                window, at the 90th and the 99th percentile";
-    let mut found = Capacity { steps: Vec::new(), found_users: None, rule: rule.to_owned() };
+    let mut found = capacity_search();
     for users in (100..=1000).step_by(100) {
         let what = format!("capacity, {users} users");
         let done = runs(&what, &options.scenarios(users)?, watch, |_, ran| ran)?;
@@ -104,53 +104,12 @@ pub fn capacity(options: &Options, watch: &dyn Watch) -> Result<Capacity, RunErr
         if done.is_empty() {
             break;
         }
-        let step = capacity_step(users, &done);
-        if step.pass && found.steps.iter().all(|step| step.pass) {
-            found.found_users = Some(users);
-        }
-        found.steps.push(step);
-        if found.steps.iter().filter(|step| !step.pass).count() >= 2 {
+        let seen: Vec<_> = done.iter().map(Ran::seen).collect();
+        if search_on(&mut found, capacity_step(users, &seen)) {
             break;
         }
     }
     Ok(found)
-}
-
-fn capacity_step(users: u32, done: &[Ran]) -> CapacityStep {
-    let seen: Vec<_> = done.iter().map(Ran::seen).collect();
-    let of = |action, percentile| seen.iter().map(|r| r.worst_s(action, percentile)).collect();
-    let actions: Vec<_> = Action::ALL
-        .into_iter()
-        .map(|action| ActionPercentiles {
-            action,
-            p90_s: of(action, Percentile::P90),
-            p99_s: of(action, Percentile::P99),
-        })
-        .collect();
-    let kept = seen.iter().filter(|s| kept(s).into_iter().all(|kept| kept)).count();
-    let over = |median: Option<f64>, action: Action| {
-        median.is_some_and(|value| value > action.limit().as_secs_f64())
-    };
-    let failed: Vec<String> = actions
-        .iter()
-        .flat_map(|a| {
-            let p90 = over(a.p90_s.median(), a.action).then(|| format!("{} p90", a.action.name()));
-            let p99 = over(a.p99_s.median(), a.action).then(|| format!("{} p99", a.action.name()));
-            [p90, p99]
-        })
-        .flatten()
-        .collect();
-    CapacityStep {
-        users,
-        throughput: seen.iter().map(Seen::throughput).collect(),
-        pass: kept * 2 > done.len(),
-        reason: if failed.is_empty() {
-            format!("{kept} of {} runs keep all limits", done.len())
-        } else {
-            format!("over the limit: {}", failed.join(", "))
-        },
-        actions,
-    }
 }
 
 /// One migration after five minutes of steady state (Fig. 2).
@@ -204,18 +163,6 @@ pub fn fig3(options: &Options, watch: &dyn Watch) -> Result<Fig3, RunError> {
     Ok(Fig3 { users: USERS, panels: panels.filter(|p| !p.runs.is_empty()).collect() })
 }
 
-/// One run as Fig. 3 draws it.
-#[must_use]
-pub fn fig3_run(seen: &Seen<'_>, moved: &[Moved<'_>], seed: u64) -> Fig3Run {
-    let ends = |m: &Moved<'_>| [seen.steady_s(m.began), seen.steady_s(m.resumed)];
-    Fig3Run {
-        seed,
-        migrations: moved.iter().map(ends).collect(),
-        p90: figures::home_curve(seen, Percentile::P90),
-        p99: figures::home_curve(seen, Percentile::P99),
-    }
-}
-
 /// Largest 99th percentiles with one migration, for 500 users and fewer (Table 2).
 ///
 /// # Errors
@@ -230,59 +177,10 @@ pub fn table2(options: &Options, watch: &dyn Watch) -> Result<Table2, RunError> 
     let done = runs("table 2", &jobs, watch, |_, ran| ran.sla)?;
     let mut cells = Vec::new();
     for (users, reports) in loads.into_iter().zip(done.chunks(options.seeds.len().max(1))) {
-        for action in Action::ALL {
-            let levels: Vec<_> = reports
-                .iter()
-                .flatten()
-                .flatten()
-                .map(|r| r.action(action))
-                .map(|a| (a.level(Percentile::P99), a.curve.len()))
-                .collect();
-            let worst = levels.iter().filter_map(|(level, _)| level.worst);
-            let undetermined =
-                levels.iter().filter(|(level, windows)| level.undetermined == *windows).count();
-            cells.push(Table2Cell {
-                action,
-                users,
-                p99_s: worst.map(webvm::sla::Quantile::as_secs_f64).collect(),
-                undetermined: u32::try_from(undetermined).unwrap_or(u32::MAX),
-            });
-        }
+        let reports: Vec<_> = reports.iter().flatten().flatten().collect();
+        cells.extend(table2_column(users, &reports));
     }
     Ok(Table2 { steady_s: 600.0, cells })
-}
-
-/// A migration's figures and the largest percentiles of HomePage, and whether all actions kept
-/// their limits.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Outcome {
-    /// The figures.
-    pub cost: MigrationFigures,
-    /// Largest 90th percentile, s; not a number without a window.
-    pub p90_s: f64,
-    /// Largest 99th percentile, s.
-    pub p99_s: f64,
-    /// Whether all actions kept their limits at each of the two.
-    pub kept: [bool; 2],
-}
-
-impl Outcome {
-    /// What a run with one migration came to.
-    #[must_use]
-    pub fn of(seen: &Seen<'_>, moved: Option<&Moved<'_>>, seed: u64) -> Self {
-        Self {
-            cost: moved.map(|m| figures::cost(seen, m, seed)).unwrap_or_default(),
-            p90_s: seen.worst_s(Action::HomePage, Percentile::P90),
-            p99_s: seen.worst_s(Action::HomePage, Percentile::P99),
-            kept: kept(seen),
-        }
-    }
-}
-
-/// Whether no action is over its limit, at each of the two percentiles.
-fn kept(seen: &Seen<'_>) -> [bool; 2] {
-    Percentile::ALL.map(|p| seen.sla.is_some_and(|sla| sla.verdict(p) != Verdict::Violated))
 }
 
 fn outcomes(what: &str, jobs: &[Scenario], watch: &dyn Watch) -> Result<Vec<Outcome>, RunError> {
@@ -291,10 +189,6 @@ fn outcomes(what: &str, jobs: &[Scenario], watch: &dyn Watch) -> Result<Vec<Outc
         Outcome::of(&ran.seen(), moved.as_ref(), scenario.site.seed)
     })?;
     Ok(done.into_iter().flatten().collect())
-}
-
-fn spread(outcomes: &[Outcome], value: impl Fn(&Outcome) -> f64) -> Spread {
-    outcomes.iter().map(value).collect()
 }
 
 /// Keep-alive on, off, and a pool of PHP workers: why three seconds.
@@ -381,15 +275,15 @@ pub fn sensitivity(options: &Options, watch: &dyn Watch) -> Result<Vec<Sensitivi
     Ok(all)
 }
 
-/// The policies to rank: every one that the engine has, and variants worth a look.
+/// The policies to rank: the usual ones of the engine, and variants worth a look.
 ///
 /// # Errors
 /// [`PolicyError`] if one does not exist.
 pub fn ranked_policies(paper: &StrategySpec) -> Result<Vec<StrategySpec>, PolicyError> {
     // Stopping when rounds grow is what workload.md 2.4 finds closest to the paper's Xen.
     let mut all = vec![StrategySpec::parse("xen-legacy:growth=dirty,skip=false")?];
-    for info in policies() {
-        all.push(PolicySpec::new(info.name, [])?.into());
+    for name in USUAL_POLICIES {
+        all.push(PolicySpec::new(name, [])?.into());
     }
     if !all.contains(paper) {
         all.push(paper.clone());
@@ -399,9 +293,9 @@ pub fn ranked_policies(paper: &StrategySpec) -> Result<Vec<StrategySpec>, Policy
 
 /// Time after which the guest is paused under any policy: a rule that never finds a good moment
 /// while the load lasts would otherwise wait for its end.
-const PATIENCE_S: f64 = 120.0;
+pub const PATIENCE_S: f64 = 120.0;
 
-/// What every policy of the engine makes of the same guests, shortest downtime first.
+/// What the policies of [`ranked_policies`] make of the same guests, shortest downtime first.
 ///
 /// # Errors
 /// [`RunError`] if the options make no sense.
@@ -421,31 +315,6 @@ pub fn rank(options: &Options, watch: &dyn Watch) -> Result<Vec<PolicyResult>, R
     }
     sort_policies(&mut all);
     Ok(all)
-}
-
-/// What a policy made of several runs.
-#[must_use]
-pub fn policy_result(name: &str, done: &[Outcome]) -> PolicyResult {
-    let kept = |p: Percentile| done.iter().filter(|o| o.kept[p.index()]).count();
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    PolicyResult {
-        name: name.to_owned(),
-        rounds: spread(done, |o| f64::from(o.cost.rounds)),
-        total_s: spread(done, |o| o.cost.total_s),
-        sent_mb: spread(done, |o| o.cost.sent_mb),
-        downtime_probe_s: spread(done, |o| o.cost.downtime_probe_s),
-        downtime_gap_s: spread(done, |o| o.cost.downtime_gap_s),
-        downtime_engine_s: spread(done, |o| o.cost.downtime_engine_s),
-        runs: count(done.len()),
-        p90_kept: count(kept(Percentile::P90)),
-        p99_kept: count(kept(Percentile::P99)),
-    }
-}
-
-/// The shortest downtime first.
-pub fn sort_policies(all: &mut [PolicyResult]) {
-    let downtime = |p: &PolicyResult| p.downtime_engine_s.median().unwrap_or(f64::INFINITY);
-    all.sort_by(|a, b| downtime(a).total_cmp(&downtime(b)));
 }
 
 /// The working set against time for several loads, beside what the link sends, and where the two

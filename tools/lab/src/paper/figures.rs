@@ -125,8 +125,8 @@ pub fn migration(seen: &Seen<'_>, moved: &Moved<'_>) -> Migration {
 pub fn cost(seen: &Seen<'_>, moved: &Moved<'_>, seed: u64) -> MigrationFigures {
     let (began, paused, resumed) = (moved.began, moved.paused, moved.resumed);
     let around = paused..resumed + Duration::from_secs(2);
-    let probes: Vec<_> =
-        seen.probes.iter().filter(|p| p.sent >= began && p.sent < around.end).copied().collect();
+    let during = |probe: &&Probe| (began..around.end).contains(&probe.begun());
+    let probes: Vec<_> = seen.probes.iter().filter(during).copied().collect();
     let probe = sla::probe_outage(&probes, seen.probe_period);
     let of_home: Vec<Sample> = seen.home().copied().collect();
     let recovery = sla::recovery(&of_home, &(paused..resumed));

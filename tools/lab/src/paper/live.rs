@@ -4,7 +4,7 @@
 
 use precopy::policy::{PolicyError, StrategySpec};
 use webvm::site::{Action, REFERENCE_PAGES, Site, SiteConfig};
-use webvm::sla::{Percentile, Probe};
+use webvm::sla::{self, Percentile};
 use webvm::users::UsersConfig;
 
 use super::figures::{self, Moved, Seen};
@@ -38,14 +38,11 @@ pub fn load(pages: u64, users: u32, seed: u64) -> (SiteConfig, UsersConfig) {
 #[must_use]
 pub fn seen(run: &LiveRun) -> Seen<'_> {
     let (start, end) = (run.users.steady_start(), run.users.steady_end());
-    let probes = run.probes.probes.iter();
     Seen {
         // A run that was cancelled in its ramp-up has no steady state.
         steady: start..end.min(run.end).max(start),
         samples: &run.samples,
-        probes: probes
-            .map(|p| Probe { sent: p.sent.unwrap_or(p.intended), completed: p.completed })
-            .collect(),
+        probes: run.probes.probes.clone(),
         probe_period: run.probes.interval,
         sla: run.sla.as_ref(),
     }
@@ -65,6 +62,12 @@ pub fn moved(migration: &LiveMigration) -> Option<Moved<'_>> {
         rounds: &report.rounds,
         totals: &report.totals,
     })
+}
+
+/// All migrations of a run that handed the guest over.
+#[must_use]
+pub fn all(run: &LiveRun) -> Vec<Moved<'_>> {
+    run.migrations.iter().filter_map(moved).collect()
 }
 
 /// The first migration of a run that handed the guest over.
@@ -119,11 +122,11 @@ pub fn scenario(
         policy: StrategySpec::parse(&options.policy)?,
         bandwidth_bytes_per_s,
         tax,
-        max_time_s: None,
+        max_time_s: options.guards.max_duration.map(|time| time.as_secs_f64()),
     })
 }
 
-/// The virtual run of the same parameters.
+/// The virtual run of the same parameters, judged in windows of the same length.
 ///
 /// # Errors
 /// [`RunError`] as [`run`].
@@ -132,7 +135,12 @@ pub fn beside(
     bandwidth_bytes_per_s: f64,
     tax: f64,
 ) -> Result<Ran, RunError> {
-    run(&scenario(options, bandwidth_bytes_per_s, tax)?)
+    let mut ran = run(&scenario(options, bandwidth_bytes_per_s, tax)?)?;
+    let levels = sla::Options { window: options.sla_window, ..sla::Options::default() };
+    if levels != sla::Options::default() {
+        ran.sla = sla::evaluate(&ran.samples, ran.steady.clone(), &levels).ok();
+    }
+    Ok(ran)
 }
 
 /// One side of the comparison.

@@ -9,6 +9,7 @@ pub mod live;
 pub mod model;
 pub mod pool;
 mod predicted;
+pub mod rows;
 mod run;
 
 #[cfg(test)]

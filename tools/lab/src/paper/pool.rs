@@ -31,7 +31,22 @@ pub fn each<J: Sync, T: Send, E: Send>(
     watch: &dyn Watch,
     job: impl Fn(&J) -> Result<T, E> + Sync,
 ) -> Result<Vec<Option<T>>, E> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(jobs.len().max(1));
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    each_on(threads, what, jobs, watch, job)
+}
+
+/// The same on at most so many threads.
+///
+/// # Errors
+/// As [`each`].
+pub fn each_on<J: Sync, T: Send, E: Send>(
+    threads: usize,
+    what: &str,
+    jobs: &[J],
+    watch: &dyn Watch,
+    job: impl Fn(&J) -> Result<T, E> + Sync,
+) -> Result<Vec<Option<T>>, E> {
+    let threads = threads.min(jobs.len().max(1));
     let (next, done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let results: Vec<Mutex<Option<Result<T, E>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
     let work = || {

@@ -192,7 +192,10 @@ impl Found {
 
     fn capacity(&mut self, report: &Report) {
         let Some(capacity) = &report.capacity else { return };
-        if !capacity.steps.is_empty() {
+        // Without a step on either side, the limit is not known.
+        let failed = capacity.steps.iter().any(|step| !step.pass);
+        let from_the_start = capacity.steps.first().is_some_and(|step| step.users <= 100);
+        if failed && (from_the_start || capacity.found_users.is_some()) {
             let users = f64::from(capacity.found_users.unwrap_or(0));
             self.put(Quantity::CapacityUsers, Spread::of([users]));
         }

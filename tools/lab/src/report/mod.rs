@@ -19,6 +19,7 @@ mod rank;
 mod real;
 mod spread;
 pub mod text;
+pub mod tournament;
 mod write;
 
 pub use data::Report;

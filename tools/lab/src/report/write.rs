@@ -111,7 +111,7 @@ pub fn write(dir: &Path, report: &Report) -> Result<Written, ReportError> {
 }
 
 /// A file, by way of another that takes its name when all of it is on the disk.
-fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, ReportError> {
+pub(super) fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, ReportError> {
     let path = dir.join(name);
     let write = || -> io::Result<()> {
         let mut builder = tempfile::Builder::new();

@@ -189,3 +189,58 @@ fn summaries_need_values() {
     assert!((summary(&[3.0, 1.0, 2.0, 10.0]).unwrap().median - 2.5).abs() < 1e-12);
     assert!(summary(&[]).is_err() && summary(&[f64::INFINITY]).is_err());
 }
+
+#[test]
+fn quantiles_agree_with_numpy() {
+    // numpy.quantile([3, 1, 4, 1, 5, 9, 2, 6], [0, .25, .5, .95, 1])
+    let sorted = Sorted::new(vec![3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]).unwrap();
+    for (share, value) in [(0.0, 1.0), (0.25, 1.75), (0.5, 3.5), (0.95, 7.95), (1.0, 9.0)] {
+        assert!((sorted.quantile(share) - value).abs() < 1e-12, "{share}");
+    }
+    assert!((sorted.mean_of_worst(0.05) - 9.0).abs() < 1e-12);
+    assert!((sorted.mean_of_worst(0.25) - 7.5).abs() < 1e-12);
+    assert!((sorted.mean_of_worst(1.0) - 31.0 / 8.0).abs() < 1e-12);
+    assert!(Sorted::new(vec![]).is_err() && Sorted::new(vec![f64::NAN]).is_err());
+}
+
+#[test]
+fn sign_flips_by_hand() {
+    // All of one sign: only the two extremes of 2^n are as far out.
+    assert!((sign_flip(&[1.0, 2.0, 3.0, 4.0, 5.0], 1).unwrap() - 2.0 / 32.0).abs() < 1e-12);
+    // |1 - 1| = 0: every flip is as far out.
+    assert!((sign_flip(&[1.0, -1.0], 1).unwrap() - 1.0).abs() < 1e-12);
+    // 3 + 2 - 1 = 4: of 8 sums 6 4 2 0 0 -2 -4 -6, four are at least as far out.
+    assert!((sign_flip(&[3.0, 2.0, -1.0], 1).unwrap() - 0.5).abs() < 1e-12);
+    assert!((sign_flip(&[7.0], 1).unwrap() - 1.0).abs() < 1e-12);
+    // Past the exact limit the random flips agree with what must be rare.
+    assert!(sign_flip(&[1.0; 20], 1).unwrap() < 1e-3);
+    assert!(sign_flip(&[], 1).is_err());
+}
+
+#[test]
+fn holm_by_hand() {
+    // Sorted 0.005 0.01 0.03 0.04 times 4 3 2 1, then never falling.
+    let adjusted = holm(&[0.01, 0.04, 0.03, 0.005]);
+    for (is, should) in adjusted.iter().zip([0.03, 0.06, 0.06, 0.02]) {
+        assert!((is - should).abs() < 1e-12, "{adjusted:?}");
+    }
+    assert_eq!(holm(&[0.9, 0.8]), [1.0, 1.0]);
+    assert!(holm(&[]).is_empty());
+}
+
+#[test]
+fn bootstrap_intervals_cover_the_mean() {
+    // Of 95 % intervals from 30 normal values about 93 in 100 hold the true mean.
+    let mut rng = Rng::new(4);
+    let covered = (0..400).filter(|seed| {
+        let values: Vec<f64> = (0..30).map(|_| 5.0 + normal(&mut rng)).collect();
+        let interval = bootstrap(&values, 500, *seed).unwrap();
+        assert!(interval.low <= interval.mean && interval.mean <= interval.high);
+        interval.low <= 5.0 && 5.0 <= interval.high
+    });
+    let covered = covered.count();
+    assert!((355..=395).contains(&covered), "{covered} of 400");
+    let one = bootstrap(&[3.0], 100, 1).unwrap();
+    assert_eq!((one.low, one.mean, one.high), (3.0, 3.0, 3.0));
+    assert_eq!(bootstrap(&[1.0, 2.0], 50, 9), bootstrap(&[1.0, 2.0], 50, 9));
+}

@@ -19,7 +19,10 @@ mod tests;
 pub use companion::{Companion, ContentSample};
 pub use error::TraceError;
 pub use measured::{OpsPoint, Q300, USERS as Q300_USERS, q300};
-pub use reader::{Epoch, Header, Limits, TraceReader};
+pub use precopy::trace::text::{
+    TextEpoch as Epoch, TextError, TextHeader as Header, TextLimits as Limits, TextReader,
+};
+pub use reader::{Unzstd, compressed, decompress};
 pub use shipped::Recording;
 pub use trace::Trace;
 pub use working_set::{OpsClock, WorkingSet};

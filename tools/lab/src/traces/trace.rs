@@ -5,8 +5,7 @@ use std::io::{BufRead, Read};
 
 use precopy::units::{PageIndex, PageRun, Tick};
 
-use super::reader::{Header, Limits, TraceReader};
-use super::{Epoch, TraceError};
+use super::{Epoch, Header, Limits, TextError, TextReader, TraceError, compressed};
 
 /// A trace that was read to its end.
 #[derive(Clone, PartialEq, Debug)]
@@ -25,7 +24,7 @@ impl Trace {
     /// # Errors
     /// Any [`TraceError`] of the reader, and one if the guest has more than 2^32 - 1 pages.
     pub fn read_compressed(source: impl Read, limits: Limits) -> Result<Self, TraceError> {
-        Self::read_from(TraceReader::compressed(source, limits.for_u32())?)
+        Self::read_from(compressed(source, for_u32(limits))?)
     }
 
     /// Reads a trace that is plain text.
@@ -33,10 +32,10 @@ impl Trace {
     /// # Errors
     /// As [`read_compressed`](Self::read_compressed).
     pub fn read(source: impl BufRead, limits: Limits) -> Result<Self, TraceError> {
-        Self::read_from(TraceReader::new(source, limits.for_u32())?)
+        Self::read_from(TextReader::new(source, for_u32(limits))?)
     }
 
-    fn read_from<R: BufRead>(mut reader: TraceReader<R>) -> Result<Self, TraceError> {
+    fn read_from<R: BufRead>(mut reader: TextReader<R>) -> Result<Self, TraceError> {
         let mut trace = Self {
             header: reader.header().clone(),
             times: Vec::new(),
@@ -47,7 +46,8 @@ impl Trace {
             trace.push(&epoch);
         }
         if trace.times.is_empty() {
-            return Err(TraceError::Syntax { line: 2, column: 1, expected: "at least one epoch" });
+            let expected = "at least one epoch";
+            return Err(TextError::Syntax { line: 2, column: 1, expected }.into());
         }
         Ok(trace)
     }
@@ -113,9 +113,7 @@ impl Trace {
     }
 }
 
-impl Limits {
-    /// A page number of a trace in memory has 32 bits.
-    fn for_u32(self) -> Self {
-        Self { pages: self.pages.min(u32::MAX.into()), ..self }
-    }
+/// A page number of a trace in memory has 32 bits.
+fn for_u32(limits: Limits) -> Limits {
+    Limits { pages: limits.pages.min(u32::MAX.into()), ..limits }
 }

@@ -38,7 +38,7 @@ pub use frame::{FRAME_BYTES_MAX, Frame, FrameKind};
 pub use inprocess::InProcessPort;
 pub use link::LinkError;
 pub use port::{Attach, Full, GuestPort, PortError, PortWaker};
-pub use prober::{Probe, ProbeGap, ProbeLog, Prober, ProberError, ProberOptions};
+pub use prober::{ProbeGap, ProbeLog, Prober, ProberError, ProberOptions};
 pub use switch::{Attachment, Switch, SwitchError, SwitchOptions, SwitchStatus};
 pub use uplink::{Uplink, UplinkPort};
 pub use wire::WireError;

@@ -20,6 +20,7 @@ use super::exchange::{Exchange, Filled, Scratch};
 use super::files::{FileLimitError, reserve_files};
 use super::timer::Timer;
 use crate::site::PROBE;
+use crate::sla::Probe;
 
 const WAKER: Token = Token(0);
 const TIMER: Token = Token(1);
@@ -101,18 +102,6 @@ pub enum ProberError {
     /// Its thread panicked.
     #[error("The prober's thread panicked; this is a bug")]
     Panicked,
-}
-
-/// One probe. Times count from the start of the run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "a row of a log")]
-pub struct Probe {
-    /// When it was due.
-    pub intended: Tick,
-    /// When it had been handed to the connection.
-    pub sent: Option<Tick>,
-    /// When its answer was complete. None if it failed or the run ended before.
-    pub completed: Option<Tick>,
 }
 
 /// What a prober saw, in the order of the probes.

@@ -18,14 +18,10 @@ use super::entries::{Connection, Doing, NONE, Worker};
 use super::layout::{CONNECTION_BYTES, WORKER_BYTES};
 use super::memory::SiteMemory;
 use super::software::Site;
+use crate::frame::{Frame, bad};
 
-const MAGIC: &[u8; 4] = b"WVSS";
-const VERSION: u16 = 1;
+const FRAME: Frame = Frame { magic: *b"WVSS", version: 1, of: "a site" };
 const WORDS: usize = 9;
-
-fn bad(why: impl Into<String>) -> GuestError {
-    GuestError::because("import the state", why.into())
-}
 
 impl Site {
     /// The state of the vCPU: some hundred bytes. Everything else is in guest memory.
@@ -33,8 +29,6 @@ impl Site {
     pub fn save(&self) -> Bytes {
         let config = self.config.to_string();
         let mut out = BytesMut::new();
-        out.put_slice(MAGIC);
-        out.put_u16_le(VERSION);
         out.put_u16_le(u16::try_from(config.len()).expect("a line of some hundred bytes"));
         out.put_slice(config.as_bytes());
         let words: [u64; WORDS] = [
@@ -49,8 +43,7 @@ impl Site {
             self.ring.pieces,
         ];
         words.iter().for_each(|word| out.put_u64_le(*word));
-        out.put_u32_le(crc32fast::hash(&out));
-        out.freeze()
+        FRAME.seal(&out)
     }
 
     /// The site whose vCPU state and memory these are, at the point where it was saved.
@@ -134,24 +127,9 @@ impl Site {
     }
 }
 
-fn decode(config: &SiteConfig, mut from: Bytes) -> Result<[u64; WORDS], GuestError> {
-    let Some(body) = from.len().checked_sub(4) else {
-        return Err(bad("it is too short"));
-    };
-    let sum = crc32fast::hash(&from[..body]);
-    if from.split_off(body).get_u32_le() != sum {
-        return Err(bad("its checksum is wrong"));
-    }
+fn decode(config: &SiteConfig, from: Bytes) -> Result<[u64; WORDS], GuestError> {
+    let mut from = FRAME.open(from)?;
     let short = |_| bad("it ends early");
-    let mut magic = [0; 4];
-    from.try_copy_to_slice(&mut magic).map_err(short)?;
-    if &magic != MAGIC {
-        return Err(bad("it is not the state of a site"));
-    }
-    let version = from.try_get_u16_le().map_err(short)?;
-    if version != VERSION {
-        return Err(bad(format!("its version is {version}; this guest reads {VERSION}")));
-    }
     let length = usize::from(from.try_get_u16_le().map_err(short)?);
     if from.len() != length + WORDS * 8 {
         return Err(bad("its length does not match its contents"));

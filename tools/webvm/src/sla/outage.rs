@@ -45,14 +45,30 @@ pub fn longest_silence(samples: &[Sample], during: &Range<Tick>) -> Option<Gap> 
     longest_gap(times)
 }
 
-/// One tiny request of the open-loop prober.
+/// One tiny request of the open-loop prober. Times count from the start of the run.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_structs, reason = "a row of a log")]
 pub struct Probe {
-    /// When it was sent.
-    pub sent: Tick,
-    /// When its answer came; nothing if none came.
+    /// When it was due.
+    pub intended: Tick,
+    /// When it had been handed to the connection; in virtual time that is when it was due.
+    pub sent: Option<Tick>,
+    /// When its answer was complete. None if it failed or the run ended before.
     pub completed: Option<Tick>,
+}
+
+impl Probe {
+    /// One that was sent when it was due.
+    #[must_use]
+    pub fn on_time(sent: Tick, completed: Option<Tick>) -> Self {
+        Self { intended: sent, sent: Some(sent), completed }
+    }
+
+    /// When it was sent, or due if it never was.
+    #[must_use]
+    pub fn begun(&self) -> Tick {
+        self.sent.unwrap_or(self.intended)
+    }
 }
 
 /// What the prober saw.

@@ -382,7 +382,7 @@ fn the_prober_measures_the_gap_less_its_period() {
             let sent = i * 10;
             // Nothing is answered between 2000 and 3000; then all that waited is.
             let done = if (2000..3000).contains(&sent) { 3001 } else { sent + 1 };
-            Probe { sent: at(sent), completed: (i != 499).then(|| at(done)) }
+            Probe::on_time(at(sent), (i != 499).then(|| at(done)))
         })
         .collect();
     let outage = probe_outage(&probes, ms(10)).unwrap();

@@ -222,9 +222,8 @@ impl World {
         self.site.set_speed(speed);
         if running {
             let now = self.now;
-            self.probes.extend(
-                self.waiting_probes.drain(..).map(|sent| Probe { sent, completed: Some(now) }),
-            );
+            self.probes
+                .extend(self.waiting_probes.drain(..).map(|sent| Probe::on_time(sent, Some(now))));
         }
         loop {
             let at = self.next(running).unwrap_or(until).max(self.now).min(until);
@@ -311,7 +310,7 @@ impl World {
             let sent = self.next_probe;
             self.next_probe += period;
             if running {
-                self.probes.push(Probe { sent, completed: Some(sent) });
+                self.probes.push(Probe::on_time(sent, Some(sent)));
             } else {
                 self.waiting_probes.push(sent);
             }

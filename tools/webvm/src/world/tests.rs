@@ -71,7 +71,7 @@ fn a_pause_delays_requests_and_loses_none() {
     assert!((5..200).contains(&slow), "{slow}");
     assert!(world.audit().is_clean(), "{}", world.audit());
     let probes = world.take_probes();
-    let longest = probes.iter().map(|p| p.completed.unwrap().since(p.sent)).max().unwrap();
+    let longest = probes.iter().map(|p| p.completed.unwrap().since(p.begun())).max().unwrap();
     assert!(longest >= Duration::from_millis(2990), "{longest:?}");
     let users = world.users.counters();
     assert_eq!(users.violations, 0, "{users:?}");

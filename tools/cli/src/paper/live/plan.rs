@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the options of a live experiment mean, checked.
 
-use std::fmt;
 use std::time::Duration;
 
-use lab::live::{Link, LiveOptions, LiveRun};
+use anyhow::Context as _;
+use lab::live::{Destination, Link, LiveOptions, LiveRun};
 use lab::paper::{self, Scenario, experiments};
-use precopy::policy::{StrategySpec, policies};
+use precopy::policy::StrategySpec;
 use webvm::net::rig::RigOptions;
 use webvm::site::{PAGES_MAX, PAGES_MIN, Site, SiteConfig, WORKERS_MAX};
+use webvm::sla;
 use webvm::users::UsersConfig;
 
+use super::case::{self, Case, default_apart, default_steady};
 use crate::args::{Experiment, LinkName, LiveArgs, PaperArgs};
 use crate::exit::usage;
 use crate::{show, system};
@@ -18,28 +20,45 @@ use crate::{show, system};
 const MEMORY: u64 = 2 << 30;
 const PAGE: u64 = 4096;
 const RAMP: Duration = Duration::from_secs(60);
-const STEADY: Duration = Duration::from_secs(400);
 /// Users stay so long after the steady state, so that its last answers are like the others.
-const RAMP_DOWN_S: f64 = 5.0;
+pub(super) const RAMP_DOWN_S: f64 = 5.0;
 /// Longest phase.
 const PHASE_MAX: Duration = Duration::from_secs(86_400);
 /// The paper's link, in bytes per second.
 const LINK_RATE: u64 = 125_000_000;
+/// Most loads of one experiment.
+const LOADS_MAX: usize = 100;
+/// What runs live, in order: what says most comes first.
+const LIVE: [Experiment; 5] = [
+    Experiment::Fig2,
+    Experiment::Policies,
+    Experiment::Capacity,
+    Experiment::Fig3,
+    Experiment::Table2,
+];
 
-/// A live experiment.
+/// The live experiments of one command.
 #[derive(Clone, Debug)]
 pub(super) struct LivePlan {
+    /// What is to run, in order.
+    pub(super) experiments: Vec<Experiment>,
     pub(super) site: SiteConfig,
     pub(super) users: UsersConfig,
-    pub(super) migrate_at: Duration,
     pub(super) policy: String,
     pub(super) policies: Vec<String>,
     pub(super) seeds: Vec<u64>,
     /// The share that the virtual run takes; what was measured if there is none.
     pub(super) slowdown: Option<f64>,
+    /// Settings of the site beyond those of its size.
+    settings: String,
+    loads: Option<Vec<u32>>,
+    steady: Option<Duration>,
+    migrate_at: Option<Duration>,
+    apart: Option<Duration>,
     link: Link,
     rate_bytes_per_s: u64,
     verify: bool,
+    destination: Destination,
     destination_dies: Option<Duration>,
 }
 
@@ -47,61 +66,148 @@ impl LivePlan {
     /// Checks the options.
     pub(super) fn new(args: &PaperArgs) -> anyhow::Result<Self> {
         let live = &args.live;
-        if !matches!(args.experiment, Experiment::Fig2 | Experiment::Policies | Experiment::All) {
-            let what = format!("{:?}", args.experiment).to_lowercase();
-            return Err(usage(format!("--live runs fig2, policies, or all for both, not {what}")));
-        }
-        let (site, mut users) = load(args)?;
-        let steady = phase("--steady", live.steady, STEADY, Duration::from_secs(1))?;
-        (users.steady_s, users.ramp_down_s) = (steady.as_secs_f64(), RAMP_DOWN_S);
-        users.ramp_up_s = phase("--ramp", live.ramp, RAMP, Duration::ZERO)?.as_secs_f64();
-        users.check().map_err(usage)?;
-        let migrate_at = live.migrate_at.unwrap_or(steady / 2);
-        if migrate_at >= steady {
+        let experiments: Vec<_> = LIVE
+            .into_iter()
+            .filter(|one| [Experiment::All, *one].contains(&args.experiment))
+            .collect();
+        if experiments.is_empty() {
             return Err(usage(format!(
-                "--migrate-at is {} s; it must be less than the {} s of --steady",
-                migrate_at.as_secs_f64(),
-                steady.as_secs_f64(),
+                "--live runs capacity, fig2, fig3, table2, policies, or all of these; {} is for \
+                 virtual time",
+                format!("{:?}", args.experiment).to_lowercase()
             )));
         }
+        let (site, mut users) = load(args)?;
+        users.ramp_down_s = RAMP_DOWN_S;
+        users.ramp_up_s = phase("--ramp", live.ramp, RAMP, Duration::ZERO)?.as_secs_f64();
+        phase("--steady", live.steady, case::STEADY, Duration::from_secs(1))?;
+        users.check().map_err(usage)?;
         let paper = Scenario::paper(experiments::USERS, 1).policy.to_string();
         let policy = args.policy.clone().unwrap_or(paper);
-        let policies = listed(live, &policy);
-        for policy in policies.iter().chain([&policy]) {
-            StrategySpec::parse(policy)
-                .map_err(|error| usage(format!("{error}; see `precopy policies`")))?;
+        let policies = listed(live, &known(&policy)?)?;
+        for policy in &policies {
+            known(policy)?;
         }
         let rate_bytes_per_s = live.link_rate.unwrap_or(LINK_RATE);
-        Ok(Self {
+        let plan = Self {
+            experiments,
             site,
             users,
-            migrate_at,
             policy,
             policies,
             seeds: (1..=args.seeds.unwrap_or(1)).collect(),
             slowdown: super::super::slowdown(args)?,
+            settings: args.site.clone(),
+            loads: live.loads.clone(),
+            steady: live.steady,
+            migrate_at: live.migrate_at,
+            apart: live.apart,
             link: link(live.link, rate_bytes_per_s)?,
             rate_bytes_per_s,
             verify: live.verify,
+            destination: destination(live)?,
             destination_dies: live.destination_dies,
-        })
+        };
+        plan.check()?;
+        Ok(plan)
     }
 
-    /// Whether guest or load are not the paper's.
+    fn check(&self) -> anyhow::Result<()> {
+        if let Some(loads) = &self.loads {
+            let rises = loads.windows(2).all(|pair| pair[0] < pair[1]);
+            if !(1..=LOADS_MAX).contains(&loads.len()) || !rises {
+                return Err(usage(format!(
+                    "--loads has {} numbers; it must be 1 to {LOADS_MAX} that rise, such as \
+                     500,600,700",
+                    loads.len()
+                )));
+            }
+        }
+        for case in self.experiments.iter().flat_map(|experiment| self.cases(*experiment)) {
+            let (steady_s, last) = (case.steady.as_secs_f64(), case.migrate_at.last());
+            if let Some(at) = last.filter(|at| **at >= case.steady) {
+                let what = match case.migrate_at.len() {
+                    1 => "--migrate-at is",
+                    _ => "With --apart the second migration begins at",
+                };
+                return Err(usage(format!(
+                    "{what} {} s; it must be less than the {steady_s} s of --steady",
+                    at.as_secs_f64(),
+                )));
+            }
+            self.load(case.users, 1)
+                .map_err(|error| usage(format!("--loads has {}: {error:#}", case.users)))?;
+        }
+        Ok(())
+    }
+
+    /// The cases of an experiment.
+    pub(super) fn cases(&self, experiment: Experiment) -> Vec<Case> {
+        match experiment {
+            Experiment::Fig2 => case::fig2(self),
+            Experiment::Policies => case::policies(self),
+            Experiment::Capacity => case::capacity(self),
+            Experiment::Table2 => case::table2(self),
+            Experiment::Fig3 => case::fig3(self).into_iter().map(|(_, case)| case).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn steady(&self, experiment: Experiment) -> Duration {
+        self.steady.unwrap_or_else(|| default_steady(experiment))
+    }
+
+    /// When the first migration begins.
+    pub(super) fn migrate_at(&self, experiment: Experiment) -> Duration {
+        self.migrate_at.unwrap_or_else(|| self.steady(experiment) / 2)
+    }
+
+    /// How long after the first one, which begins at `first`, the second migration begins.
+    pub(super) fn apart(&self, first: Duration) -> Duration {
+        self.apart.unwrap_or_else(|| default_apart(first, self.steady(Experiment::Fig3)))
+    }
+
+    /// The loads that were given, or these in proportion to the usual load, without those that
+    /// the guest has no room for.
+    pub(super) fn loads(&self, paper: &[u32]) -> Vec<u32> {
+        let scaled = |users: &u32| {
+            let scaled = u64::from(*users) * u64::from(self.users.users);
+            u32::try_from(scaled / u64::from(experiments::USERS)).unwrap_or(u32::MAX).max(1)
+        };
+        let fits = |users: &u32| self.load(*users, 1).is_ok();
+        let usual = || paper.iter().map(scaled).filter(fits).collect();
+        self.loads.clone().unwrap_or_else(usual)
+    }
+
+    /// Whether guest, load or windows are not the paper's.
     pub(super) fn is_off_scale(&self) -> bool {
-        self.site.pages != MEMORY / PAGE || self.users.users != experiments::USERS
+        let mut cases = self.experiments.iter().flat_map(|experiment| self.cases(*experiment));
+        self.site.pages != MEMORY / PAGE
+            || self.users.users != experiments::USERS
+            || cases.any(|case| case.window < sla::WINDOW)
+    }
+
+    /// A site in the guest's memory and so many users of it.
+    fn load(&self, users: u32, seed: u64) -> anyhow::Result<(SiteConfig, UsersConfig)> {
+        let (site, load) = paper::live::load(self.site.pages, users, seed);
+        let site = settled(site, &self.settings)?;
+        let UsersConfig { ramp_up_s, ramp_down_s, .. } = self.users;
+        Ok((site, UsersConfig { ramp_up_s, ramp_down_s, ..load }))
     }
 
     /// One run.
-    pub(super) fn options(&self, policy: &str, seed: u64) -> LiveOptions {
-        let site = SiteConfig { seed, ..self.site.clone() };
-        let users = UsersConfig { seed, ..self.users.clone() };
-        let mut options = LiveOptions::new(site, users, policy);
-        options.migrate_at = vec![self.migrate_at];
+    pub(super) fn options(&self, case: &Case, seed: u64) -> anyhow::Result<LiveOptions> {
+        let (site, users) = self.load(case.users, seed)?;
+        let users = UsersConfig { steady_s: case.steady.as_secs_f64(), ..users };
+        let mut options = LiveOptions::new(site, users, &case.policy);
+        options.migrate_at.clone_from(&case.migrate_at);
+        options.guards.max_duration = case.patience;
+        options.sla_window = case.window;
         options.verify = self.verify;
         options.link = self.link;
+        options.destination = self.destination.clone();
         options.destination_dies = self.destination_dies.map(|after| (0, after));
-        options
+        Ok(options)
     }
 
     /// What TCP gets of the link: 1448 bytes of payload in each 1538 of Ethernet.
@@ -114,19 +220,6 @@ impl LivePlan {
     pub(super) fn cap_bytes_per_s(&self, run: &LiveRun) -> Option<u64> {
         let capped = self.link != Link::Loopback && run.link_bytes_per_s.is_none();
         capped.then(|| payload(self.rate_bytes_per_s))
-    }
-}
-
-impl fmt::Display for LivePlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let UsersConfig { users, ramp_up_s, steady_s, ramp_down_s, .. } = &self.users;
-        write!(
-            f,
-            "{users} users, {} of memory, {ramp_up_s} s of ramp, {steady_s} s of steady state with \
-             a migration after {} s, {ramp_down_s} s more",
-            show::bytes(self.site.pages * PAGE),
-            self.migrate_at.as_secs_f64(),
-        )
     }
 }
 
@@ -170,13 +263,7 @@ fn load(args: &PaperArgs) -> anyhow::Result<(SiteConfig, UsersConfig)> {
         return Err(usage(format!("--users is {users}; it must be from 1 to {WORKERS_MAX}")));
     }
     let (mut site, users) = paper::live::load(pages, users, 1);
-    if !args.site.is_empty() {
-        site =
-            format!("{site},{}", args.site).parse().map_err(|e| usage(format!("--site: {e}")))?;
-    }
-    if let Err(error) = Site::new(site.clone()) {
-        return Err(usage(format!("--memory, --users or --site: {error}")));
-    }
+    site = settled(site, &args.site)?;
     // Guest memory is held by both hosts, which are this machine.
     if let Some(free) = system::available_bytes().filter(|free| *free < memory.saturating_mul(2)) {
         anyhow::bail!(
@@ -186,6 +273,30 @@ fn load(args: &PaperArgs) -> anyhow::Result<(SiteConfig, UsersConfig)> {
         );
     }
     Ok((site, users))
+}
+
+/// The site with further settings, checked.
+fn settled(mut site: SiteConfig, settings: &str) -> anyhow::Result<SiteConfig> {
+    if !settings.is_empty() {
+        site = format!("{site},{settings}").parse().map_err(|e| usage(format!("--site: {e}")))?;
+    }
+    match Site::new(site.clone()) {
+        Ok(_) => Ok(site),
+        Err(error) => Err(usage(format!("--memory, --users or --site: {error}"))),
+    }
+}
+
+/// What destinations are: this program again, if they are to be processes.
+fn destination(live: &LiveArgs) -> anyhow::Result<Destination> {
+    if !live.destination_process {
+        return Ok(Destination::Thread);
+    }
+    let program = std::env::current_exe().context("This program's own file cannot be found")?;
+    let mut arguments = vec!["host".to_owned()];
+    if live.destination_dies_at_commit {
+        arguments.push("--die-at-commit".to_owned());
+    }
+    Ok(Destination::Process { program, arguments })
 }
 
 fn link(name: Option<LinkName>, rate_bytes_per_s: u64) -> anyhow::Result<Link> {
@@ -205,11 +316,15 @@ fn link(name: Option<LinkName>, rate_bytes_per_s: u64) -> anyhow::Result<Link> {
     })
 }
 
-/// The policies to run: those that were named, or the paper's and all that the engine has.
-fn listed(args: &LiveArgs, paper: &str) -> Vec<String> {
+fn known(policy: &str) -> anyhow::Result<StrategySpec> {
+    StrategySpec::parse(policy).map_err(|error| usage(format!("{error}; see `precopy policies`")))
+}
+
+/// The policies to run: those that were named, or those of the virtual ranking.
+fn listed(args: &LiveArgs, paper: &StrategySpec) -> anyhow::Result<Vec<String>> {
     let Some(list) = &args.policies else {
-        let all = policies().iter().map(|info| info.name.to_owned());
-        return std::iter::once(paper.to_owned()).chain(all).collect();
+        let all = experiments::ranked_policies(paper).map_err(usage)?;
+        return Ok(all.iter().map(ToString::to_string).collect());
     };
     let mut policies: Vec<String> = Vec::new();
     for part in list.split(',') {
@@ -220,7 +335,7 @@ fn listed(args: &LiveArgs, paper: &str) -> Vec<String> {
             _ => policies.push(part.to_owned()),
         }
     }
-    policies
+    Ok(policies)
 }
 
 #[cfg(test)]
@@ -233,17 +348,22 @@ mod tests {
             live: true,
             memory: None,
             users: None,
+            loads: None,
             ramp: None,
             steady: None,
             migrate_at: None,
+            apart: None,
             link: None,
             link_rate: None,
             verify: false,
             policies: Some(list.to_owned()),
+            destination_process: false,
+            destination_dies_at_commit: false,
             destination_dies: None,
         };
+        let paper = known("xen").unwrap();
         assert_eq!(
-            listed(&args("xen-legacy:growth=dirty,skip=false,qemu,stop-at-once"), ""),
+            listed(&args("xen-legacy:growth=dirty,skip=false,qemu,stop-at-once"), &paper).unwrap(),
             ["xen-legacy:growth=dirty,skip=false", "qemu", "stop-at-once"]
         );
     }

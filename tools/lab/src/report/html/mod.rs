@@ -5,6 +5,7 @@ mod figures;
 mod more;
 mod page;
 mod tables;
+pub(super) mod tournament;
 
 pub(super) use figures::{kind_name, paper_violated};
 
@@ -34,11 +35,16 @@ pub(super) fn render(report: &Report, claims: &[Judged]) -> String {
     more::checks(&mut page, report);
     more::predictions(&mut page, report);
     method(&mut page, report);
+    document(title(report), header(report), page)
+}
+
+/// A page of these sections under this header.
+fn document(title: &str, header: Node, page: Page) -> String {
     let contents =
         el("nav").with("aria-label", "Contents").children(page.contents.iter().map(
             |(anchor, title)| text_el("a", *title).with("href", format!("#section-{anchor}")),
         ));
-    let main = el("main").child(header(report)).child(contents).children(page.sections);
+    let main = el("main").child(header).child(contents).children(page.sections);
     let mut body = el("body").child(toolbar()).child(main);
     let charts = serde_json::json!(page.charts).to_string();
     body = body
@@ -46,12 +52,12 @@ pub(super) fn render(report: &Report, claims: &[Judged]) -> String {
         .child(el("script").with("type", "application/json").with("id", "chart-list").json(&charts))
         .child(el("script").raw(SCRIPT));
     let mut out = String::from("<!DOCTYPE html>\n");
-    el("html").with("lang", "en").child(document_head(report)).child(body).write(&mut out);
+    el("html").with("lang", "en").child(document_head(title)).child(body).write(&mut out);
     out.push('\n');
     out
 }
 
-fn document_head(report: &Report) -> Node {
+fn document_head(title: &str) -> Node {
     // The page may load nothing at all: a browser refuses what slipped in.
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                   img-src data:; base-uri 'none'; form-action 'none'";
@@ -64,7 +70,7 @@ fn document_head(report: &Report) -> Node {
                 .with("content", "width=device-width, initial-scale=1"),
         )
         .child(el("link").with("rel", "icon").with("href", "data:,"))
-        .child(text_el("title", title(report)))
+        .child(text_el("title", title))
         .child(el("style").raw(STYLE))
 }
 

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `precopy trace`: reads, makes, shows and mends traces of dirty pages.
+
+mod cat;
+mod file;
+mod import;
+mod open;
+mod salvage;
+
+use crate::args::{TraceArgs, TraceCommand};
+use crate::exit::Exit;
+
+/// Runs the command.
+pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
+    match &args.command {
+        TraceCommand::Import(args) => import::run(args),
+        TraceCommand::Cat(args) => cat::run(args),
+        TraceCommand::Salvage(args) => salvage::run(args),
+    }
+}

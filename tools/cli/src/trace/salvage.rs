@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `precopy trace salvage`: what is whole of a damaged trace.
+
+use std::fs::File;
+use std::io::BufReader;
+
+use anyhow::Context;
+use precopy::trace::salvage;
+use serde::Serialize;
+
+use super::file;
+use crate::args::SalvageArgs;
+use crate::exit::{Exit, usage};
+
+#[derive(Debug, Serialize)]
+struct Found {
+    good_bytes: u64,
+    of_bytes: u64,
+    reason: Option<String>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &SalvageArgs) -> anyhow::Result<Exit> {
+    let name = args.from.display();
+    let opened = || -> anyhow::Result<_> {
+        let file = File::open(&args.from)?;
+        Ok((file.metadata()?.len(), file))
+    };
+    let (of_bytes, from) = opened().with_context(|| format!("Could not open {name}"))?;
+    if args.from == args.to {
+        return Err(usage("The damaged trace cannot be written over: choose another name"));
+    }
+    let sink = file::create(&args.to, args.file.force)?;
+    let saved = salvage(BufReader::new(from), sink, args.file.options())
+        .with_context(|| format!("Nothing can be salvaged from {name}"));
+    let saved = file::discard_if_failed(saved, &args.to)?;
+    let good_bytes = saved.good_bytes;
+    let reason = saved.reason.as_ref().map(ToString::to_string);
+    if !args.json {
+        match &reason {
+            None => println!("All ticks of {name} are whole"),
+            Some(why) => println!("{name}, {good_bytes} of {of_bytes} bytes used: {why}"),
+        }
+    }
+    file::say(&args.to, saved.written, Found { good_bytes, of_bytes, reason }, args.json)?;
+    Ok(Exit::Done)
+}

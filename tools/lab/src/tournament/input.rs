@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The traces of a plan, read into memory.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use precopy::bitmap::DenseBitmap;
+use precopy::sim::{ReplayOptions, TraceGuest, VirtualGuest as _};
+use precopy::trace::{MemoryTrace, TickSource, TraceHeader, TraceTick};
+use precopy::units::{PageRun, Tick};
+
+use super::plan::{Origin, Plan, Split, TraceSpec};
+use crate::traces::{Limits, Recording, TraceError, compressed};
+
+/// Most files of a folder.
+const FILES_MAX: usize = 1000;
+
+/// A trace that the plan names cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// A file or folder cannot be read.
+    #[error("Line {line} of the plan: cannot read {}; paths are relative to the plan's folder",
+        path.display())]
+    Io {
+        /// The line.
+        line: usize,
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is no trace, or damaged.
+    #[error("Line {line} of the plan: {name} is no trace that can be read")]
+    Trace {
+        /// The line.
+        line: usize,
+        /// The file.
+        name: String,
+        /// What is wrong with it.
+        source: TraceError,
+    },
+    /// A folder without traces.
+    #[error("Line {line} of the plan: {} holds {count} files *.trace.zst; there may be 1 to {max}",
+        path.display())]
+    Folder {
+        /// The line.
+        line: usize,
+        /// The path.
+        path: PathBuf,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// Two traces of the same name.
+    #[error("Line {line} of the plan: there are two traces {name:?}; give one another name")]
+    Repeated {
+        /// The line of the second.
+        line: usize,
+        /// The name.
+        name: String,
+    },
+    /// A trace of which nothing can be replayed.
+    #[error("Line {line} of the plan: {name} is unusable: {why}")]
+    Unusable {
+        /// The line.
+        line: usize,
+        /// The file.
+        name: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// A trace in memory, with what the plan says of it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Input {
+    /// Name in tables.
+    pub name: String,
+    /// Kind of guest.
+    pub family: String,
+    /// Train or test.
+    pub split: Split,
+    /// How much faster than recorded it runs.
+    pub speed: f64,
+    /// The trace, at that speed.
+    pub trace: MemoryTrace,
+    /// Pages that hold something at the start of a migration.
+    pub populated: Arc<DenseBitmap>,
+    /// Hash of everything that was replayed.
+    pub fingerprint: u64,
+}
+
+impl Input {
+    /// Length of the trace.
+    #[must_use]
+    pub fn length(&self) -> Duration {
+        self.trace.end().map_or(Duration::ZERO, |end| end.since(Tick::ZERO))
+    }
+
+    /// Writes per second: pages reported, over the length.
+    #[must_use]
+    pub fn reports_per_s(&self) -> f64 {
+        let pages: u64 = self.trace.ticks().iter().map(TraceTick::pages).sum();
+        pages as f64 / self.length().as_secs_f64().max(1e-9)
+    }
+
+    /// Where the second begins in which most pages are reported.
+    #[must_use]
+    pub fn busiest_second(&self) -> Duration {
+        let ticks = self.trace.ticks();
+        let (mut from, mut sum, mut best) = (0, 0, (0, Tick::ZERO));
+        for tick in ticks {
+            sum += tick.pages();
+            while tick.end.since(ticks[from].end) >= Duration::from_secs(1) {
+                sum -= ticks[from].pages();
+                from += 1;
+            }
+            if sum > best.0 {
+                let begin = from.checked_sub(1).map_or(Tick::ZERO, |before| ticks[before].end);
+                best = (sum, begin);
+            }
+        }
+        best.1.since(Tick::ZERO)
+    }
+}
+
+/// Reads all traces of a plan; `folder` is the plan's.
+///
+/// # Errors
+/// [`InputError`] names the plan's line and the file.
+pub fn load(plan: &Plan, folder: &Path) -> Result<Vec<Input>, InputError> {
+    let mut inputs: Vec<Input> = Vec::new();
+    for spec in &plan.traces {
+        let line = spec.line;
+        match &spec.origin {
+            Origin::Recording(recording) => inputs.push(shipped(spec, *recording)?),
+            Origin::File(path) => inputs.push(file(spec, &folder.join(path), spec.name.clone())?),
+            Origin::Folder(path) => {
+                let folder = folder.join(path);
+                for path in files(&folder, line)? {
+                    let name = spec.name.as_ref().map(|name| format!("{name}/{}", stem(&path)));
+                    inputs.push(file(spec, &path, name)?);
+                }
+            }
+        }
+        let mut names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(InputError::Repeated { line, name: pair[0].to_owned() });
+        }
+    }
+    Ok(inputs)
+}
+
+fn files(folder: &Path, line: usize) -> Result<Vec<PathBuf>, InputError> {
+    let io = |source| InputError::Io { line, path: folder.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.to_str().is_some_and(|path| path.ends_with(SUFFIX)) {
+            files.push(path);
+        }
+        if files.len() > FILES_MAX {
+            break;
+        }
+    }
+    if files.is_empty() || files.len() > FILES_MAX {
+        let (path, count) = (folder.to_owned(), files.len());
+        return Err(InputError::Folder { line, path, count, max: FILES_MAX });
+    }
+    // The order of a folder is no order.
+    files.sort();
+    Ok(files)
+}
+
+const SUFFIX: &str = ".trace.zst";
+
+fn stem(path: &Path) -> String {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.strip_suffix(SUFFIX).map_or(name.clone(), str::to_owned)
+}
+
+fn shipped(spec: &TraceSpec, recording: Recording) -> Result<Input, InputError> {
+    let name = spec.name.clone().unwrap_or_else(|| recording.name().to_owned());
+    text(spec, recording.bytes(), name)
+}
+
+fn file(spec: &TraceSpec, path: &Path, name: Option<String>) -> Result<Input, InputError> {
+    let io = |source| InputError::Io { line: spec.line, path: path.to_owned(), source };
+    let bytes = fs::read(path).map_err(io)?;
+    text(spec, &bytes, name.unwrap_or_else(|| stem(path)))
+}
+
+/// A trace in the text format.
+fn text(spec: &TraceSpec, bytes: &[u8], name: String) -> Result<Input, InputError> {
+    let line = spec.line;
+    let trace = |source| InputError::Trace { line, name: name.clone(), source };
+    let mut reader = compressed(bytes, Limits::default()).map_err(trace)?;
+    let from = reader.header();
+    let mut header = TraceHeader::new(from.pages, from.guest.clone());
+    header.notes.clone_from(&from.scenario);
+    header.tick = Duration::from_nanos(from.epoch_ns);
+    if from.page_size != 4096 {
+        let why = format!("its pages have {} bytes; the simulator's have 4096", from.page_size);
+        return Err(InputError::Unusable { line, name, why });
+    }
+    let mut ticks = Vec::new();
+    while let Some(epoch) = reader.next_epoch().map_err(TraceError::from).map_err(trace)? {
+        ticks.push(TraceTick::new(epoch.time, joined(&epoch.runs)));
+    }
+    input(spec, name, &header, ticks)
+}
+
+/// A trace of these ticks at the plan's speed.
+pub(super) fn input(
+    spec: &TraceSpec,
+    name: String,
+    header: &TraceHeader,
+    mut ticks: Vec<TraceTick>,
+) -> Result<Input, InputError> {
+    let mut header = header.clone();
+    header.tick = header.tick.div_f64(spec.speed);
+    for tick in &mut ticks {
+        let time = tick.end.since(Tick::ZERO).div_f64(spec.speed);
+        tick.end = Tick::ZERO + time;
+    }
+    // Two ticks may end in the same nanosecond now, and one may end at the beginning.
+    ticks.retain(|tick| tick.end > Tick::ZERO);
+    ticks.dedup_by(|next, kept| next.end == kept.end);
+    if ticks.is_empty() {
+        let why = "it has no tick".to_owned();
+        return Err(InputError::Unusable { line: spec.line, name, why });
+    }
+    let fingerprint = fingerprint(&header, &ticks);
+    let trace = MemoryTrace::new(header, ticks);
+    let populated = Arc::new(populated(&trace));
+    let (family, split, speed) = (spec.family.clone(), spec.split, spec.speed);
+    Ok(Input { name, family, split, speed, trace, populated, fingerprint })
+}
+
+/// Runs without neighbours: those that touch become one.
+fn joined(runs: &[PageRun]) -> Vec<PageRun> {
+    let mut joined: Vec<PageRun> = Vec::with_capacity(runs.len());
+    for run in runs {
+        match joined.last_mut() {
+            Some(last) if last.end() == run.start() => {
+                *last = PageRun::new(last.start(), last.pages() + run.pages());
+            }
+            _ => joined.push(*run),
+        }
+    }
+    joined
+}
+
+fn fingerprint(header: &TraceHeader, ticks: &[TraceTick]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    header.pages.hash(&mut hasher);
+    for tick in ticks {
+        tick.end.hash(&mut hasher);
+        for run in &tick.runs {
+            (run.start().get(), run.pages()).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+/// What holds something when a migration begins: what the header says with whatever the trace
+/// writes, or as the simulator assumes if the header says nothing.
+fn populated(trace: &MemoryTrace) -> DenseBitmap {
+    let pages = trace.header().pages;
+    match TraceGuest::new(trace.clone(), &ReplayOptions::default()) {
+        Ok(guest) => guest.populated().unwrap_or_else(|| DenseBitmap::full(pages)),
+        Err(never) => match never {},
+    }
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Runs of the production session over replayed traces.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use precopy::policy::{Guards, Observation, StopPolicy, Strategy, Verdict};
+use precopy::region::RegionTable;
+use precopy::report::Outcome;
+use precopy::session::SourceConfig;
+use precopy::sim::oracle::{
+    Capacity, ClairvoyantSetting, CostCurve, CostPoint, OracleError, Release, clairvoyant_curve,
+};
+use precopy::sim::pair::{Link, LinkChange, NeverStop, PairPlan, PairResult, run_guest};
+use precopy::sim::{Populated, ReplayOptions, TraceGuest};
+use precopy::trace::{MemoryTrace, TraceHeader, TraceTick};
+use precopy::units::{MigrationId, PageSize, Tick};
+
+use super::input::Input;
+use super::job::{Case, Group};
+use super::plan::{Entry, LinkSpec, Plan};
+use super::play::{Refusal, Runner};
+use super::record::Ending;
+use super::score::{Bounds, Run};
+
+/// How often a mechanism is asked what a stop would cost.
+const SAMPLE: Duration = Duration::from_millis(10);
+/// Bytes of a page on the wire with its entry in a frame.
+const PAGE_WIRE_BYTES: f64 = 4096.0 + 24.0;
+/// Two connections: one reads pages while the other sends, so that the link is never idle.
+const CHANNELS: u8 = 2;
+
+/// A case cannot be simulated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The simulator found a rule broken: a fault of the engine.
+    #[error("The simulation broke a rule, which is a fault of the program: {0}")]
+    Broken(String),
+    /// The guest's memory cannot be described.
+    #[error("A guest of {pages} pages cannot be simulated")]
+    Guest {
+        /// Its pages.
+        pages: u64,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The simulator as a [`Runner`].
+#[derive(Debug)]
+pub struct Simulator<'p> {
+    plan: &'p Plan,
+    inputs: &'p [Input],
+    /// What a stop costs apart from the residual, for each link.
+    fixed: Vec<Duration>,
+    /// O1 of the case that was asked for last, for each trace: groups of a case follow each
+    /// other, and all need it.
+    clairvoyant: Mutex<BTreeMap<usize, (Case, CostCurve)>>,
+}
+
+impl<'p> Simulator<'p> {
+    /// A simulator of the plan's runs. Measures what a stop of an idle guest costs over each link.
+    ///
+    /// # Errors
+    /// [`ReplayError`] if the engine is broken.
+    pub fn new(plan: &'p Plan, inputs: &'p [Input]) -> Result<Self, ReplayError> {
+        let fixed =
+            plan.links.iter().map(|link| fixed_cost(plan, link)).collect::<Result<_, _>>()?;
+        Ok(Self { plan, inputs, fixed, clairvoyant: Mutex::new(BTreeMap::new()) })
+    }
+
+    fn migrate(
+        &self,
+        case: &Case,
+        entry: &Entry,
+        strategy: Strategy,
+        sample: Option<Duration>,
+    ) -> Result<PairResult, ReplayError> {
+        let (input, link) = (&self.inputs[case.trace], &self.plan.links[case.link]);
+        let preflight = Duration::from_secs_f64(entry.preflight_s);
+        // The first page is sent at the case's offset, whoever watched before.
+        let length = input.length().as_secs_f64().max(1e-9);
+        let begins = (case.offset.as_secs_f64() - entry.preflight_s).rem_euclid(length);
+        let mut options = ReplayOptions::at(Duration::from_secs_f64(begins));
+        options.populated = Populated::Set(input.populated.clone());
+        let mut guest = match TraceGuest::new(input.trace.clone(), &options) {
+            Ok(guest) => guest,
+            Err(never) => match never {},
+        };
+        let mut plan = pair(self.plan, link, input.populated.len(), strategy)?;
+        plan.source.preflight = preflight;
+        plan.sample_every = sample;
+        plan.link_habits.changes = link
+            .changes
+            .iter()
+            .map(|change| LinkChange {
+                after: preflight + Duration::from_secs_f64(change.at_s),
+                bandwidth_bytes_per_s: change.bandwidth_bytes_per_s,
+            })
+            .collect();
+        let result = run_guest(plan, &mut guest);
+        match result.violations.first() {
+            Some(violation) => Err(ReplayError::Broken(format!("{violation:?}"))),
+            None => Ok(result),
+        }
+    }
+
+    fn o1(&self, case: &Case) -> Result<CostCurve, Refusal> {
+        let known = |all: &BTreeMap<usize, (Case, CostCurve)>| {
+            all.get(&case.trace).filter(|(of, _)| of == case).map(|(_, curve)| curve.clone())
+        };
+        let lock = || self.clairvoyant.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(curve) = known(&lock()) {
+            return Ok(curve);
+        }
+        let (input, link) = (&self.inputs[case.trace], &self.plan.links[case.link]);
+        let longest = Duration::from_secs_f64(self.plan.t_max_s);
+        let mut setting = ClairvoyantSetting::new(capacity(link)?, longest);
+        setting.page_wire_bytes = PAGE_WIRE_BYTES;
+        setting.fixed_downtime = self.fixed[case.link];
+        setting.offset = Tick::ZERO + case.offset;
+        setting.populated = Some(input.populated.runs().collect());
+        setting.release = Release::TickStart;
+        let curve = clairvoyant_curve(&mut input.trace.clone(), &setting)?;
+        lock().insert(case.trace, (case.clone(), curve.clone()));
+        Ok(curve)
+    }
+}
+
+impl Runner for Simulator<'_> {
+    fn bounds(&self, group: &Group) -> Result<Bounds, Refusal> {
+        let case = &group.case;
+        let (entry, link) =
+            (&self.plan.strategies[group.strategies[0]], &self.plan.links[case.link]);
+        let longest = Duration::from_secs_f64(self.plan.t_max_s);
+        let mut strategy = entry.strategy.build();
+        let never = NeverStop::new(longest);
+        strategy.stop = Box::new(Unstopped { never, stop: strategy.stop });
+        let result = self.migrate(case, entry, strategy, Some(SAMPLE))?;
+        let capacity = capacity(link)?;
+        let began = Tick::ZERO + Duration::from_secs_f64(entry.preflight_s);
+        let points = result.curve.iter().filter(|point| point.at >= began);
+        let points = points.filter_map(|point| {
+            let at = point.at.since(began);
+            let residual_bytes = point.stale_pages as f64 * PAGE_WIRE_BYTES;
+            Some(CostPoint {
+                at,
+                residual_pages: point.stale_pages as f64,
+                residual_bytes,
+                sent_bytes: point.sent_wire_bytes as f64,
+                guest_loss_s: point.guest_lost.as_secs_f64(),
+                downtime: capacity.time_for(at, residual_bytes)? + self.fixed[case.link],
+            })
+        });
+        Ok(Bounds { o1: self.o1(case)?, mechanism: CostCurve::new(points.collect()) })
+    }
+
+    fn run(&self, group: &Group, strategy: usize) -> Result<Run, Refusal> {
+        let entry = &self.plan.strategies[strategy];
+        let longest = Duration::from_secs_f64(self.plan.t_max_s);
+        let mut guards = Guards::none();
+        guards.max_duration = Some(longest);
+        let built = entry.strategy.build().guarded(&guards);
+        let result = self.migrate(&group.case, entry, built, None)?;
+        Ok(told(&result, Duration::from_secs_f64(entry.preflight_s), longest))
+    }
+}
+
+/// Never stops, and otherwise is as the policy that it stands for.
+#[derive(Debug)]
+struct Unstopped {
+    never: NeverStop,
+    stop: Box<dyn StopPolicy>,
+}
+
+impl StopPolicy for Unstopped {
+    fn name(&self) -> &'static str {
+        self.never.name()
+    }
+
+    fn judge(&mut self, seen: &Observation) -> Verdict {
+        self.never.judge(seen)
+    }
+
+    fn skips_redirtied(&self, round: u32) -> bool {
+        self.stop.skips_redirtied(round)
+    }
+
+    fn fork(&self) -> Box<dyn StopPolicy> {
+        Box::new(Self { never: self.never, stop: self.stop.fork() })
+    }
+}
+
+/// A migration of a guest of so many pages, without its trace.
+fn pair(
+    plan: &Plan,
+    link: &LinkSpec,
+    pages: u64,
+    strategy: Strategy,
+) -> Result<PairPlan, ReplayError> {
+    let regions = RegionTable::single(PageSize::BASE, pages)
+        .map_err(|source| ReplayError::Guest { pages, source: source.into() })?;
+    let fixed = Duration::from_secs_f64(plan.d0_ms / 1e3);
+    let mut source = SourceConfig::new(MigrationId::new(1), regions);
+    source.channels = CHANNELS;
+    source.downtime_limit = Duration::from_secs_f64(plan.budget_ms / 1e3);
+    source.deadline = Some(Duration::from_secs_f64(plan.t_max_s));
+    source.declared_fixed_cost = fixed;
+    source.expected_bandwidth_bytes_per_s = Some(whole(link.bandwidth_bytes_per_s));
+    let mut pair = PairPlan::for_guest(source, strategy);
+    pair.link = Link {
+        bandwidth_bytes_per_s: link.bandwidth_bytes_per_s,
+        latency: Duration::from_secs_f64(link.rtt_ms / 2e3),
+    };
+    // Pause, last harvest, and the state three times: out, in, resume.
+    pair.pause_cost = Duration::from_micros(200).min(fixed / 5);
+    pair.harvest_cost = Duration::from_micros(500).min(fixed / 5);
+    pair.state_cost = (fixed - pair.pause_cost - pair.harvest_cost) / 3;
+    pair.fault_cost = Duration::from_secs_f64(plan.fault_us / 1e6);
+    Ok(pair)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded by the plan")]
+fn whole(value: f64) -> u64 {
+    value as u64
+}
+
+/// What a stop costs when nothing is left to send: measured with an idle guest of one page.
+fn fixed_cost(plan: &Plan, link: &LinkSpec) -> Result<Duration, ReplayError> {
+    let tick = TraceTick::new(Tick::from_nanos(1), Vec::new());
+    let trace = MemoryTrace::new(TraceHeader::new(1, "idle"), vec![tick]);
+    let strategy = precopy::policy::StrategySpec::parse("fixed-rounds:rounds=2")
+        .map_err(|source| ReplayError::Guest { pages: 1, source: source.into() })?;
+    let mut guest = match TraceGuest::new(trace, &ReplayOptions::default()) {
+        Ok(guest) => guest,
+        Err(never) => match never {},
+    };
+    let result = run_guest(pair(plan, link, 1, strategy.build())?, &mut guest);
+    result.downtime.ok_or_else(|| ReplayError::Broken("an idle guest did not migrate".to_owned()))
+}
+
+fn capacity(link: &LinkSpec) -> Result<Capacity, OracleError> {
+    let mut steps = vec![(Duration::ZERO, link.bandwidth_bytes_per_s)];
+    for change in &link.changes {
+        let step = (Duration::from_secs_f64(change.at_s), change.bandwidth_bytes_per_s);
+        match steps.last_mut() {
+            Some(last) if last.0 == step.0 => *last = step,
+            _ => steps.push(step),
+        }
+    }
+    Capacity::steps(&steps)
+}
+
+/// A result in the tournament's words.
+fn told(result: &PairResult, preflight: Duration, longest: Duration) -> Run {
+    let last = result.decisions.last();
+    let gave_up = last.is_some_and(|decision| matches!(decision.verdict, Verdict::GiveUp { .. }))
+        || result.failure.as_deref().is_some_and(|why| why.contains("policy gave up"));
+    let late = last.is_some_and(|decision| decision.seen.elapsed >= longest);
+    let ending = match result.outcome {
+        Some(Outcome::HandedOver) if late => Ending::Forced,
+        Some(Outcome::HandedOver) => Ending::Stopped,
+        _ if gave_up => Ending::GaveUp,
+        _ => Ending::Failed,
+    };
+    let reason = result.failure.clone();
+    let reason = reason.or_else(|| last.map(|last| last.verdict.reason().to_owned()));
+    let paused = result.rounds.iter().filter(|round| round.paused);
+    let last_bytes: u64 = paused.map(|round| round.wire_bytes).sum();
+    let first = result.rounds.first().filter(|round| !round.paused);
+    let bulk = first.map_or(0, |round| round.wire_bytes);
+    let resent = result.totals.wire_bytes.saturating_sub(last_bytes).saturating_sub(bulk);
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let ended = result.resumed_at.unwrap_or(result.ended_at).since(Tick::ZERO);
+    Run {
+        ending,
+        reason: reason.unwrap_or_default(),
+        downtime_ms: result.downtime.map(ms),
+        total_ms: ms(ended.saturating_sub(preflight)),
+        bytes: [bulk, resent, last_bytes],
+        rounds: result.totals.rounds,
+        decisions: result.decisions.len() as u64,
+        guest_loss_ms: ms(result.guest_lost),
+        log_hash: result.log_hash,
+    }
+}
