@@ -138,6 +138,8 @@ fn a_continuous_round_is_a_pass_and_a_harvest_is_a_harvest() {
     let workload = Workload::new(Pattern::Uniform { span: 1.0 }, 500.0, 2000, 3);
     let mut plan = plan("+fifo", 2000, workload, 5000);
     plan.link.bandwidth_bytes_per_s = 4.12e6;
+    // What is queued when a round is cut is sent first: little, on so slow a link.
+    plan.source.batch_pages = 4;
     let ran = run(plan);
     let at: Vec<_> = ran.decisions.iter().filter(|d| d.seen.moment == Moment::Harvested).collect();
     assert!(at.windows(2).all(|two| two[1].seen.harvests == two[0].seen.harvests + 1));
@@ -151,7 +153,7 @@ fn a_continuous_round_is_a_pass_and_a_harvest_is_a_harvest() {
     assert_eq!(passes(2.2, 2.35), (Some(1), Some(1)), "the second has begun");
     let last = &at.last().unwrap().seen;
     assert!((90..=450).contains(&last.harvests), "{}", last.harvests);
-    assert!(last.rounds_sent > 2 && last.rounds_sent + 40 <= last.harvests, "{last:?}");
+    assert!(last.rounds_sent > 2 && last.rounds_sent + 25 <= last.harvests, "{last:?}");
     // In rounds both are the same.
     let workload = Workload::new(Pattern::Uniform { span: 1.0 }, 500.0, 2000, 3);
     let ran = run(self::plan("+frequency", 2000, workload, 500));
