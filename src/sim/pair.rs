@@ -21,7 +21,7 @@ use crate::units::{ChannelId, PageIndex, PageSize, Tick};
 mod curve;
 mod link;
 #[cfg(test)]
-mod orders;
+mod order_tests;
 mod plan;
 mod queue;
 #[cfg(test)]
