@@ -40,6 +40,13 @@
 //! at the summary bit too. Comparing epochs rather than parities rules out that two flips in the
 //! middle of a mark go unnoticed.
 //!
+//! # Clearing without a harvest
+//! A harvester that is about to read some pages may clear their bits in the half in use, with an
+//! atomic and; then it moves the epoch on by two, which keeps the half, and executes its fence.
+//! The claim holds for this as it does for a harvest: a mark that returns having last seen the old
+//! epoch was before the fence, so that its data is visible, cleared or not; any other mark sees a
+//! new epoch, and with it the cleared bits, and marks again. Summary bits stay as they are.
+//!
 //! # The fences
 //! Where membarrier(2) works the harvester's fence is [`sys::membarrier`](crate::sys), which
 //! executes a full barrier on all threads of this process, and the writer's is a compiler fence:
@@ -278,6 +285,39 @@ impl AtomicBitmap {
         ordered.map(|()| (pages, words)).map_err(HarvestError::Barrier)
     }
 
+    /// Clears the marks of the pages of `runs`, page 0 of this bitmap being page `first` there: who
+    /// reads the pages after this sees every write whose mark is missing from later harvests.
+    /// Pages outside are ignored. One barrier, if anything was marked.
+    ///
+    /// # Errors
+    /// [`HarvestError::Barrier`].
+    pub(crate) fn clear_at(&self, runs: &[PageRun], first: u64) -> Result<(), HarvestError> {
+        let _one_harvester = self.harvester.lock().unwrap_or_else(PoisonError::into_inner);
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        let half = self.half(epoch);
+        let mut cleared = false;
+        for run in runs {
+            let from = run.start().get().max(first) - first;
+            let end = run.end().get().clamp(first, first + self.pages) - first;
+            if from >= end {
+                continue;
+            }
+            super::dense::for_words(PageRun::from_range(from..end), |index, mask| {
+                let word = &half.words[index];
+                if word.load(Ordering::Relaxed) & mask != 0 {
+                    word.fetch_and(!mask, Ordering::Relaxed);
+                    cleared = true;
+                }
+            });
+        }
+        if !cleared {
+            return Ok(());
+        }
+        // Release: whoever sees the new epoch sees the cleared bits.
+        self.epoch.store(epoch + 2, Ordering::Release);
+        self.heavy_fence().map_err(HarvestError::Barrier)
+    }
+
     /// ORs the pages of `window` that are marked into `into`, page 0 of this bitmap being page
     /// `first` there, and clears nothing. Pages outside either are ignored.
     pub(crate) fn peek_at(&self, window: PageRun, into: &mut DenseBitmap, first: u64) {
@@ -495,6 +535,34 @@ mod loom_tests {
                 copies[page.as_usize()] = self.data[page.as_usize()].load(Ordering::Relaxed);
             }
         }
+    }
+
+    /// A clear and the copy after it, while the page's mark is seen and skipped by a writer.
+    fn one_clear(fences: Fences) {
+        loom::model(move || {
+            let world = World::new(1, fences);
+            world.write(0, 1);
+            let writer = {
+                let world = world.clone();
+                loom::thread::spawn(move || world.write(0, 2))
+            };
+            world.bitmap.clear_at(&[PageRun::from_range(0..1)], 0).unwrap();
+            let mut copies = [world.data[0].load(Ordering::Relaxed)];
+            writer.join().unwrap();
+            world.harvest_and_copy(&mut copies);
+            assert_eq!(copies, [2]);
+        });
+    }
+
+    #[test]
+    fn loom_one_writer_one_clear() {
+        one_clear(Fences::Full);
+    }
+
+    #[test]
+    #[should_panic(expected = "assertion")]
+    fn loom_a_clear_needs_the_writers_fence() {
+        one_clear(Fences::Asymmetric);
     }
 
     /// The page is marked already, so that the writer skips; then it must not lose its store.

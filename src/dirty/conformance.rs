@@ -9,6 +9,8 @@
 //! conformance::check(|table| MyRig::new(table), Traits::default());
 //! ```
 
+mod clear;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -51,6 +53,8 @@ pub struct Traits {
     pub exact: bool,
     /// [`DirtyTracker::peek`] looks, rather than answering that it cannot.
     pub peeks: bool,
+    /// [`DirtyTracker::clear`] clears, rather than doing nothing.
+    pub clears: bool,
 }
 
 impl Traits {
@@ -64,6 +68,13 @@ impl Traits {
     #[must_use]
     pub fn with_peek(mut self) -> Self {
         self.peeks = true;
+        self
+    }
+
+    /// The same, whose `clear` clears.
+    #[must_use]
+    pub fn with_clear(mut self) -> Self {
+        self.clears = true;
         self
     }
 }
@@ -108,7 +119,7 @@ pub fn check<R: Rig>(make: impl Fn(&RegionTable) -> R, traits: Traits) {
 
 type Case = fn(&mut Ground<'_>);
 
-const CASES: [(&str, Case); 11] = [
+const CASES: [(&str, Case); 12] = [
     ("a fresh tracker", fresh),
     ("every page alone", every_page),
     ("edges of regions", edges),
@@ -117,6 +128,7 @@ const CASES: [(&str, Case); 11] = [
     ("restore", restore),
     ("attempts", attempts),
     ("peek", peek),
+    ("clear", clear::clear),
     ("wrong lengths", wrong_lengths),
     ("unarmed", unarmed),
     ("concurrent writers", concurrent_writers),
@@ -399,6 +411,10 @@ fn concurrent_writers(on: &mut Ground<'_>) {
                 *before = std::array::from_fn(|writer| done[writer].load(Ordering::Acquire));
             }
             on.harvest_into(&mut set);
+            if harvests % 2 == 1 {
+                let runs: Vec<PageRun> = set.runs().collect();
+                on.tracker.clear(&runs).unwrap_or_else(|e| panic!("{}: {e}", on.name));
+            }
             refresh(&mut shadow, memory, &set);
             for (page, (held, before)) in shadow.iter().zip(&before).enumerate() {
                 let lost = (0..WRITERS).any(|writer| held[writer] < before[writer]);

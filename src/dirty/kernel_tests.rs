@@ -101,7 +101,7 @@ fn bytes(pages: std::ops::Range<u64>) -> std::ops::Range<usize> {
 #[test]
 fn pagemap_conforms_on_anonymous_memory() {
     if has_pagemap() {
-        let traits = Traits::exact().with_peek();
+        let traits = Traits::exact().with_peek().with_clear();
         conformance::check(|t| pagemap_rig(t, Backing::Anonymous, UffdMode::Best), traits);
     }
 }
@@ -109,7 +109,7 @@ fn pagemap_conforms_on_anonymous_memory() {
 #[test]
 fn pagemap_conforms_on_memfd() {
     if has_pagemap() {
-        let traits = Traits::exact().with_peek();
+        let traits = Traits::exact().with_peek().with_clear();
         conformance::check(|t| pagemap_rig(t, Backing::Memfd, UffdMode::Best), traits);
     }
 }
@@ -117,7 +117,7 @@ fn pagemap_conforms_on_memfd() {
 #[test]
 fn pagemap_conforms_for_user_mode_only() {
     if has_pagemap() {
-        let traits = Traits::exact().with_peek();
+        let traits = Traits::exact().with_peek().with_clear();
         conformance::check(|t| pagemap_rig(t, Backing::Anonymous, UffdMode::UserOnly), traits);
         conformance::check(|t| pagemap_rig(t, Backing::Memfd, UffdMode::UserOnly), traits);
     }

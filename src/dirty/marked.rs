@@ -101,7 +101,7 @@ impl From<HarvestError> for DirtyError {
             HarvestError::Length(lengths) => Self::Length(lengths),
             HarvestError::Barrier(source) => Self::System {
                 tracker: NAME,
-                what: "order its harvest with the writers by membarrier(2)",
+                what: "order itself with the writers by membarrier(2)",
                 source,
             },
         }
@@ -137,6 +137,16 @@ impl DirtyTracker for MarkedTracker {
             part.holder.bitmap().peek_at(window, into, part.first);
         }
         Ok(true)
+    }
+
+    fn clear(&mut self, runs: &[PageRun]) -> Result<(), DirtyError> {
+        if !self.armed {
+            return Err(DirtyError::NotArmed { tracker: NAME });
+        }
+        for part in &self.parts {
+            part.holder.bitmap().clear_at(runs, part.first)?;
+        }
+        Ok(())
     }
 
     fn restore(&mut self, set: &DenseBitmap) -> Result<(), DirtyError> {
@@ -206,7 +216,7 @@ mod tests {
         let one = |table: &RegionTable| {
             MarkedRig::new(table.pages(), vec![Arc::new(AtomicBitmap::new(table.pages()))])
         };
-        conformance::check(one, Traits::exact().with_peek());
+        conformance::check(one, Traits::exact().with_peek().with_clear());
     }
 
     #[test]
@@ -215,7 +225,7 @@ mod tests {
             let bitmaps = table.regions().iter().map(|r| Arc::new(AtomicBitmap::new(r.pages)));
             MarkedRig::new(table.pages(), bitmaps.collect())
         };
-        conformance::check(each, Traits::exact().with_peek());
+        conformance::check(each, Traits::exact().with_peek().with_clear());
     }
 
     #[test]
@@ -224,7 +234,7 @@ mod tests {
             let bitmap = AtomicBitmap::with_fences(table.pages(), crate::bitmap::Fences::Full);
             MarkedRig::new(table.pages(), vec![Arc::new(bitmap)])
         };
-        conformance::check(full, Traits::exact().with_peek());
+        conformance::check(full, Traits::exact().with_peek().with_clear());
     }
 
     /// The VMM's own record survives an attempt that fails.

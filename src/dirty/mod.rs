@@ -74,14 +74,14 @@ pub trait DirtyTracker: Send {
         Ok(())
     }
 
-    /// Forgets what is recorded for the pages of a run, which are about to be read: a write that
-    /// is complete by now needs no other send. A tracker that cannot may do nothing, and reports
-    /// more than it must.
+    /// Forgets what is recorded for the pages of some runs, which are about to be read: a write
+    /// that is complete by now needs no other send. Any other write is reported by a later
+    /// harvest, as ever (R1). A tracker that cannot may do nothing, and reports more than it must.
     ///
     /// # Errors
     /// [`DirtyError`] if the system refuses.
-    fn clear(&mut self, run: PageRun) -> Result<(), DirtyError> {
-        let _ = run;
+    fn clear(&mut self, runs: &[PageRun]) -> Result<(), DirtyError> {
+        let _ = runs;
         Ok(())
     }
 

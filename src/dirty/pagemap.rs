@@ -64,6 +64,9 @@ const PEEK: Query = Query {
     protect: false,
 };
 
+/// The same, protected again.
+const CLEAR: Query = Query { protect: true, ..PEEK };
+
 /// Dirty tracking by userfaultfd and `PAGEMAP_SCAN`, over memory of this process.
 #[derive(Debug)]
 pub struct PagemapTracker {
@@ -326,6 +329,24 @@ impl DirtyTracker for PagemapTracker {
             scanned.map_err(system("look for written pages"))?;
         }
         Ok(true)
+    }
+
+    /// Protects what was written of the pages that the kernel holds. What was discarded stays to
+    /// be found by the next harvest. A huge page of the pool is larger than what is read at a
+    /// time, so there nothing is cleared; a transparent one is split.
+    fn clear(&mut self, runs: &[PageRun]) -> Result<(), DirtyError> {
+        if self.uffd.is_none() {
+            return Err(DirtyError::NotArmed { tracker: NAME });
+        }
+        if self.host.backing() == Backing::Hugetlb {
+            return Ok(());
+        }
+        let host = Arc::clone(&self.host);
+        for piece in runs.iter().flat_map(|run| host.pieces(*run)) {
+            let cleared = self.scan(piece.map, piece.bytes, CLEAR, |_, _, _| {});
+            cleared.map_err(system("protect written pages"))?;
+        }
+        Ok(())
     }
 
     fn restore(&mut self, set: &DenseBitmap) -> Result<(), DirtyError> {

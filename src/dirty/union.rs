@@ -94,6 +94,10 @@ impl DirtyTracker for UnionTracker {
         each(self.parts.iter_mut().filter(|part| part.needs_rearm()), |part| part.rearm(run))
     }
 
+    fn clear(&mut self, runs: &[PageRun]) -> Result<(), DirtyError> {
+        each(&mut self.parts, |part| part.clear(runs))
+    }
+
     /// Looks where it can; `true` if any part could. Pages that only the others know are missing,
     /// as a hint may.
     fn peek(&mut self, window: PageRun, into: &mut DenseBitmap) -> Result<bool, DirtyError> {
@@ -178,7 +182,7 @@ mod tests {
             let words = (0..table.pages() as usize * SLOTS).map(|_| AtomicU64::new(0)).collect();
             UnionRig(union, TwoParties { words, bitmaps })
         };
-        conformance::check(make, Traits::exact().with_peek());
+        conformance::check(make, Traits::exact().with_peek().with_clear());
     }
 
     #[test]

@@ -269,7 +269,7 @@ mod tests {
             assert_eq!(region_table(&memory).unwrap(), *table);
             VmRig(marked_tracker(&memory).unwrap(), VmWords(memory, table.clone()))
         };
-        conformance::check(make, Traits::exact().with_peek());
+        conformance::check(make, Traits::exact().with_peek().with_clear());
     }
 
     fn optional(bitmap: Option<AtomicBitmap>) -> GuestMemoryMmap<Option<AtomicBitmap>> {

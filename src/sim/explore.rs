@@ -10,11 +10,15 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::checker::Violation;
 use super::destination::DestinationFaults;
 use super::source::SourceFaults;
-use crate::policy::{Moment, Observation, StopPolicy, Verdict};
+use crate::bitmap::DenseBitmap;
+use crate::policy::order::PageOrder;
+use crate::policy::{Moment, Observation, StopPolicy, Strategy, Verdict};
+use crate::units::{PageIndex, PageRun};
 
 mod world;
 
@@ -46,6 +50,8 @@ pub struct WorldPlan {
     pub skip: bool,
     /// Stop when a round has been sent, not at the harvest after it.
     pub stop_at_sent: bool,
+    /// A page order picks, from the last page to the first, clears at send, and cuts rounds.
+    pub continuous: bool,
     source_faults: SourceFaults,
     destination_faults: DestinationFaults,
 }
@@ -64,6 +70,7 @@ impl WorldPlan {
             paused: false,
             skip: false,
             stop_at_sent: false,
+            continuous: false,
             source_faults: SourceFaults::default(),
             destination_faults: DestinationFaults::default(),
         }
@@ -85,6 +92,7 @@ impl WorldPlan {
             Self { two_phase: true, ..new("two-phase") },
             Self { skip: true, channels: 1, writes: 3, ..new("skip") },
             Self { channels: 1, writes: 3, ..new("one-channel") },
+            Self { channels: 1, continuous: true, ..new("continuous") },
             Self { pages: 2, live_rounds: 1, writes: 1, verify: true, ..new("verify") },
             Self { live_rounds: 0, ..new("stop-at-once") },
             Self { paused: true, writes: 0, ..new("paused-guest") },
@@ -124,6 +132,20 @@ impl WorldPlan {
             disturbances: 0,
             source_faults: SourceFaults { read_before_rearm: true, ..SourceFaults::default() },
             ..Self::new("planted-read-before-rearm")
+        }
+    }
+
+    fn strategy(&self) -> Strategy {
+        let stop = StopAfter {
+            rounds: self.live_rounds,
+            by_harvests: self.continuous,
+            skip: self.skip,
+            at: if self.stop_at_sent { Moment::Sent } else { Moment::Harvested },
+        };
+        let strategy = Strategy::new(Box::new(stop));
+        match self.continuous {
+            true => strategy.with_order(Box::new(LastFirst)),
+            false => strategy,
         }
     }
 
@@ -282,6 +304,8 @@ pub fn explore(plan: &WorldPlan, states_max: u64) -> Exploration {
 #[derive(Clone, Debug)]
 struct StopAfter {
     rounds: u32,
+    /// Where rounds are cut: passes are not in the fingerprint, harvests are.
+    by_harvests: bool,
     skip: bool,
     at: Moment,
 }
@@ -292,7 +316,8 @@ impl StopPolicy for StopAfter {
     }
 
     fn judge(&mut self, seen: &Observation) -> Verdict {
-        if seen.moment == self.at && seen.rounds_sent >= self.rounds {
+        let rounds = if self.by_harvests { seen.harvests } else { seen.rounds_sent };
+        if seen.moment == self.at && rounds >= self.rounds {
             Verdict::stop("enough rounds")
         } else {
             Verdict::go_on("more rounds")
@@ -304,6 +329,39 @@ impl StopPolicy for StopAfter {
     }
 
     fn fork(&self) -> Box<dyn StopPolicy> {
+        Box::new(self.clone())
+    }
+}
+
+/// Sends continuously, the last owed page first. It remembers nothing, so that states with equal
+/// fingerprints really behave alike.
+#[derive(Clone, Debug)]
+struct LastFirst;
+
+impl PageOrder for LastFirst {
+    fn name(&self) -> &'static str {
+        "last-first"
+    }
+
+    fn picks(&self) -> bool {
+        true
+    }
+
+    fn pick(&mut self, owed: &DenseBitmap, _most: u64, _runs: usize, into: &mut Vec<PageRun>) {
+        let last = (0..owed.len()).rev().map(PageIndex::new).find(|page| owed.contains(*page));
+        into.extend(last.map(|page| PageRun::new(page, 1)));
+    }
+
+    /// Shorter than any deadline: a timeout that fires early cuts the round.
+    fn slice(&self) -> Option<Duration> {
+        Some(Duration::from_millis(1))
+    }
+
+    fn clears_at_send(&self) -> bool {
+        true
+    }
+
+    fn fork(&self) -> Box<dyn PageOrder> {
         Box::new(self.clone())
     }
 }

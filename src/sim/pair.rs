@@ -23,6 +23,8 @@ use crate::wire::RoundCounts;
 mod curve;
 mod encoder;
 mod link;
+#[cfg(test)]
+mod order_tests;
 mod plan;
 mod queue;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::pair::{self, Disturbance, PairPlan, PairResult};
 use super::rng::Rng;
 use super::source::SourceFaults;
 use super::workload::{Pattern, Workload};
-use crate::policy::{Moment, Observation, StopPolicy, Verdict};
+use crate::policy::{Catalogue, Moment, Observation, Spec, StopPolicy, Verdict};
 use crate::region::{Region, RegionTable};
 use crate::session::SourceConfig;
 use crate::units::{GuestAddress, MigrationId, PageSize, Throttle, Tick};
@@ -72,7 +72,61 @@ pub fn plan(seed: u64) -> PairPlan {
         latency: Duration::from_micros([1, 100, 5_000, 50_000][pick(&mut rng, 4)]),
     };
     add_faults(&mut rng, &mut plan, pages, bandwidth);
+    add_strategy(&mut rng, &mut plan);
     plan
+}
+
+/// Orders, rates and throttles to draw from, in a hurry: small worlds are over soon.
+const ORDERS: [&str; 10] = [
+    "xen-skip:first=true",
+    "clear-at-send",
+    "fifo:slice_ms=5,least_ms=0",
+    "lru:slice_ms=20",
+    "frequency",
+    "frequency:slice_ms=7,clear=true",
+    "history:rounds=2,dirty=1,least_ms=1",
+    "history:rounds=3,dirty=2,least_ms=5",
+    "cold-first",
+    "cold-first:slice_ms=5,least_ms=2,clear=false",
+];
+const RATES: [&str; 3] = [
+    "clark-rate:min_bytes_per_s=500000",
+    "constant:bytes_per_s=800000",
+    "deadline:deadline_ms=500,min_bytes_per_s=300000",
+];
+const THROTTLES: [&str; 4] = [
+    "auto-converge:period_ms=0",
+    "dirty-limit:period_ms=0,band_bytes_per_s=0",
+    "stun",
+    "soft-landing:lull=0,rest_ms=1",
+];
+
+/// Half of all worlds keep the plain strategy, and most have no pre-flight.
+fn add_strategy(rng: &mut Rng, plan: &mut PairPlan) {
+    if rng.one_in(2) {
+        return;
+    }
+    plan.strategy.order = drawn(rng, &ORDERS);
+    if rng.one_in(4) {
+        plan.strategy.rate = Some(drawn(rng, &RATES));
+    }
+    if rng.one_in(4) {
+        plan.strategy.throttle = Some(drawn(rng, &THROTTLES));
+    }
+    if rng.one_in(4) {
+        let interval = 1 + rng.below(20);
+        plan.source.preflight = Duration::from_millis(interval * (1 + rng.below(10)));
+        plan.source.preflight_interval = Duration::from_millis(interval);
+        plan.source.expected_bandwidth_bytes_per_s =
+            [None, Some(100_000), Some(100_000_000)][pick(rng, 3)];
+    }
+}
+
+fn drawn<T: Catalogue + ?Sized>(rng: &mut Rng, from: &[&str]) -> Box<T> {
+    match Spec::<T>::parse(from[pick(rng, from.len() as u64)]) {
+        Ok(spec) => spec.build(),
+        Err(error) => unreachable!("a list of valid names: {error}"),
+    }
 }
 
 fn pick(rng: &mut Rng, choices: u64) -> usize {
@@ -195,7 +249,27 @@ impl StopPolicy for RandomStop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::order::{PageOrder, orders};
+    use crate::policy::rate::RatePolicy;
+    use crate::policy::throttle::ThrottlePolicy;
     use crate::report::Outcome;
+
+    #[test]
+    fn every_part_of_a_strategy_can_be_drawn() {
+        let mut rng = Rng::new(1);
+        for _ in 0..50 {
+            drawn::<dyn PageOrder>(&mut rng, &ORDERS);
+            drawn::<dyn RatePolicy>(&mut rng, &RATES);
+            drawn::<dyn ThrottlePolicy>(&mut rng, &THROTTLES);
+        }
+        let plans: Vec<PairPlan> = (0..300).map(plan).collect();
+        let some = |has: fn(&PairPlan) -> bool| plans.iter().any(has);
+        for info in orders() {
+            assert!(plans.iter().any(|p| p.strategy.order.name() == info.name), "{}", info.name);
+        }
+        assert!(some(|p| p.strategy.rate.is_some()) && some(|p| p.strategy.throttle.is_some()));
+        assert!(some(|p| !p.source.preflight.is_zero()));
+    }
 
     #[test]
     fn random_worlds_keep_every_rule() {

@@ -131,14 +131,14 @@ impl Run<'_, '_, '_, '_> {
 
     fn batch(&mut self, batch: Batch) -> Result<(), String> {
         let tracker = &mut self.parts.tracker;
-        for run in &batch.runs {
-            // Before the sending thread can read them (R1).
-            let done = match (tracker.needs_rearm(), batch.clear) {
-                (true, _) => tracker.rearm(*run),
-                (false, true) => tracker.clear(*run),
-                (false, false) => break,
-            };
-            done.map_err(|error| Chain(&error).to_string())?;
+        // Before the sending thread can read them (R1).
+        if tracker.needs_rearm() {
+            for run in &batch.runs {
+                tracker.rearm(*run).map_err(|error| Chain(&error).to_string())?;
+            }
+        }
+        if batch.clear {
+            tracker.clear(&batch.runs).map_err(|error| Chain(&error).to_string())?;
         }
         self.push(batch.channel, Job::Batch(batch));
         Ok(())

@@ -88,7 +88,7 @@ struct Page(u32);
 impl Page {
     fn new(mean: i32, now_ms: u32) -> Self {
         // Within a byte: clamped.
-        Self(now_ms << 8 | mean.clamp(0, 254).unsigned_abs() + 1)
+        Self((now_ms << 8) | (mean.clamp(0, 254).unsigned_abs() + 1))
     }
 
     /// Its mean interval, once it was reported.
@@ -184,7 +184,7 @@ impl ColdFirst {
                 let quiet = steps(pages[at].quiet_ms(now_ms));
                 let stays = class_of(quiet) < class + AGE_OCTAVES;
                 if !stays {
-                    pages[at] = Page(pages[at].0 & !0xff | Page::new(quiet, 0).0);
+                    pages[at] = Page((pages[at].0 & !0xff) | Page::new(quiet, 0).0);
                     grown.push((pages[at].class(), at));
                 }
                 stays

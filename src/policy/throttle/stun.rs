@@ -16,7 +16,7 @@ pub(super) const INFO: ThrottleInfo = ThrottleInfo {
     name: "stun",
     rule: "while the dirty rate is above the rate of sending, throttle the guest to the share of \
            time that brings it below",
-    source: "VMware vSphere 5, Stun During Page Send (SDPS); cf. Clark et al. 2005, rogue processes",
+    source: "VMware vSphere 5, Stun During Page Send (SDPS); Clark et al. 2005, rogue processes",
     parameters: &[
         ParameterInfo::new(
             "target_percent",

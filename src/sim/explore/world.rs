@@ -5,9 +5,8 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use super::{Move, StopAfter, WorldPlan};
+use super::{Move, WorldPlan};
 use crate::bitmap::DenseBitmap;
-use crate::policy::Moment;
 use crate::region::RegionTable;
 use crate::report::Outcome;
 use crate::session::{DestinationConfig, DestinationInput, SourceConfig, SourceInput, SourcePhase};
@@ -62,14 +61,13 @@ impl World {
         config.ping_interval = config.cadence;
         // One question; the deadline comes before a second one would.
         config.query_interval = config.cadence;
-        let at = if plan.stop_at_sent { Moment::Sent } else { Moment::Harvested };
-        let policy = Box::new(StopAfter { rounds: plan.live_rounds, skip: plan.skip, at });
         // The last page starts empty, so that sparse guests are in the picture.
         let mut populated = DenseBitmap::full(plan.pages);
         populated.clear(PageIndex::new(plan.pages - 1));
         let mut guest = ModelGuest::new(&populated);
         guest.running = !plan.paused;
-        let mut source = SourceHost::new(Tick::ZERO, config, policy, guest, plan.two_phase);
+        let mut source =
+            SourceHost::new(Tick::ZERO, config, plan.strategy(), guest, plan.two_phase);
         source.faults = plan.source_faults;
         let mut destination = DestinationHost::new(Tick::ZERO, DestinationConfig::default());
         destination.faults = plan.destination_faults;

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use lab::paper::experiments::{self, Options};
 use lab::paper::pool::Watch;
 use lab::report::data::{Machine, Mode, Parameter, Report, RunInfo};
-use precopy::policy::PolicySpec;
+use precopy::policy::StrategySpec;
 use webvm::site::SiteConfig;
 
 use crate::args::{Experiment, HostArgs, PaperArgs};
@@ -115,7 +115,7 @@ fn options(args: &PaperArgs) -> anyhow::Result<Options> {
     let mut options = Options::default();
     options.seeds = (1..=args.seeds.unwrap_or(SEEDS)).collect();
     if let Some(policy) = &args.policy {
-        options.policy = PolicySpec::parse(policy).map_err(usage)?;
+        options.policy = StrategySpec::parse(policy).map_err(usage)?;
     }
     if let Some(rate) = args.bandwidth_cap {
         #[expect(clippy::cast_precision_loss, reason = "bytes per second")]

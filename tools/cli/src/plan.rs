@@ -105,6 +105,9 @@ fn regions(args: &GuestArgs, bytes: u64) -> anyhow::Result<RegionTable> {
 /// Downtime that policies aim at unless told otherwise: QEMU's and Cloud Hypervisor's default.
 const DOWNTIME_LIMIT: Duration = Duration::from_millis(300);
 
+/// Longest time before the first page.
+const PREFLIGHT_MAX: Duration = Duration::from_secs(86_400);
+
 /// A migration to try.
 #[derive(Clone, Debug)]
 pub(crate) struct MigrationPlan {
@@ -112,6 +115,8 @@ pub(crate) struct MigrationPlan {
     pub(crate) shadows: Vec<StrategySpec>,
     pub(crate) guards: Guards,
     pub(crate) downtime_limit: Duration,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) preflight: Duration,
     pub(crate) channels: u8,
     pub(crate) encoder: EncoderKind,
     pub(crate) bandwidth_cap_bytes_per_s: Option<u64>,
@@ -136,11 +141,16 @@ impl MigrationPlan {
             let most = limits::CHANNELS_MAX;
             return Err(usage(format!("--channels {}: from 1 to {most}", args.channels)));
         }
+        if args.preflight_s.is_some_and(|time| time > PREFLIGHT_MAX) {
+            return Err(usage("--preflight-s: at most a day"));
+        }
         Ok(Self {
             policy,
             shadows,
             guards: guards(args)?,
             downtime_limit: args.downtime_limit.unwrap_or(DOWNTIME_LIMIT),
+            deadline: args.deadline_s,
+            preflight: args.preflight_s.unwrap_or(Duration::ZERO),
             channels: args.channels,
             encoder,
             bandwidth_cap_bytes_per_s: args.bandwidth_cap,
@@ -163,6 +173,8 @@ impl MigrationPlan {
             shadows: Vec::new(),
             guards: Guards::default(),
             downtime_limit: DOWNTIME_LIMIT,
+            deadline: None,
+            preflight: Duration::ZERO,
             channels,
             encoder: EncoderKind::Raw,
             bandwidth_cap_bytes_per_s: None,
@@ -193,6 +205,8 @@ impl MigrationPlan {
         options.verify = self.verify;
         options.guest = crate::guest::describe(guest);
         options.downtime_limit = self.downtime_limit;
+        options.deadline = self.deadline;
+        options.preflight = self.preflight;
         options.connect_timeout = self.connect_timeout;
         options.stall_timeout = self.stall_timeout;
         options.ready_timeout = self.ready_timeout;

@@ -105,7 +105,8 @@ fn list(entries: &[Entry]) {
     );
     print(GUARD_PARAMETERS);
     println!(
-        "\nUse: --policy NAME or --policy NAME:parameter=value,parameter=value\n\
+        "\nUse: --policy NAME or --policy NAME:parameter=value,parameter=value; a page order, a\n\
+         rate and a throttle may follow: --policy qemu:downtime_ms=50+cold-first+auto-converge\n\
          `precopy policies NAME` shows its parameters and where its rule comes from."
     );
 }

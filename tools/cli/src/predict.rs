@@ -14,7 +14,7 @@ use lab::predict::{
 };
 use lab::traces::{Limits, Trace};
 use precopy::limits;
-use precopy::policy::{Guards, PolicySpec};
+use precopy::policy::{Guards, StrategySpec};
 use serde::Serialize;
 
 use crate::args::{PredictArgs, WorkingSetArgs};
@@ -42,7 +42,7 @@ struct Predicted {
 /// Runs the command.
 pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Exit> {
     // What is cheap to check comes before what takes a while.
-    let policy = PolicySpec::parse(&args.migration.policy)
+    let policy = StrategySpec::parse(&args.migration.policy)
         .map_err(|error| usage(format!("--policy: {error}; see `precopy policies`")))?;
     let guards = guards(args)?;
     let load = load(args, args.site.users);

@@ -11,9 +11,9 @@ use crate::parse;
 #[command(next_help_heading = "Migration")]
 pub(crate) struct MigrationArgs {
     /// When to pause the guest, and more: a policy with parameters, such as qemu:downtime_ms=50,
-    /// and perhaps a page order, a rate and a throttle, such as xen+cold-first; see
+    /// and perhaps a page order, a rate and a throttle, such as qemu+cold-first+auto-converge; see
     /// `precopy policies`
-    #[arg(long, value_name = "STRATEGY", default_value = "qemu")]
+    #[arg(long, visible_alias = "strategy", value_name = "STRATEGY", default_value = "qemu")]
     pub(crate) policy: String,
     /// Judge another strategy on the same migration without acting on it, and say when it would
     /// have stopped and at what cost; may be repeated; `all`: every policy and page order
@@ -22,6 +22,13 @@ pub(crate) struct MigrationArgs {
     /// Downtime that policies aim at [default: 300ms as QEMU's; demo 30ms]
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     pub(crate) downtime_limit: Option<Duration>,
+    /// Seconds after the first page by which you want to be done; only strategies look at it
+    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
+    pub(crate) deadline_s: Option<Duration>,
+    /// Seconds for which the guest's writes are watched before the first page is sent, so that
+    /// the strategy can learn from them [default: 0]
+    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
+    pub(crate) preflight_s: Option<Duration>,
     /// Guard: live rounds at most
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(crate) max_rounds: u32,

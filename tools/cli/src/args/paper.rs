@@ -31,7 +31,7 @@ pub(crate) struct PaperArgs {
     #[arg(value_enum)]
     pub(crate) experiment: Experiment,
     /// When to pause the guest [default: what comes closest to the paper's Xen]
-    #[arg(long, value_name = "POLICY")]
+    #[arg(long, visible_alias = "strategy", value_name = "POLICY")]
     pub(crate) policy: Option<String>,
     /// Runs of each case, each with its own seed [default: 5; with --live 1]
     #[arg(long, value_name = "N", value_parser = seeds())]

@@ -84,7 +84,7 @@ pub(crate) struct PredictedMigrationArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
     pub(crate) link_spread: f64,
     /// When to pause the guest: a policy with parameters; see `precopy policies`
-    #[arg(long, value_name = "POLICY", default_value = "qemu")]
+    #[arg(long, visible_alias = "strategy", value_name = "POLICY", default_value = "qemu")]
     pub(crate) policy: String,
     /// Downtime that policies aim at
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse::time)]

@@ -112,6 +112,7 @@ pub(super) fn options(args: &DemoArgs, memory: u64) -> anyhow::Result<LiveOption
     options.guards = migration.guards;
     options.tracker = migration.tracker.by_name().map(str::to_owned);
     options.downtime_limit = args.migration.downtime_limit.unwrap_or(DOWNTIME_LIMIT);
+    (options.deadline, options.preflight) = (migration.deadline, migration.preflight);
     options.channels = migration.channels;
     options.encoder = migration.encoder;
     options.verify = migration.verify;

@@ -45,6 +45,27 @@ fn every_policy_hands_over_and_the_guest_is_whole() {
 }
 
 #[test]
+fn every_strategy_hands_over_and_the_guest_is_whole() {
+    for (strategy, tracker) in [
+        ("fixed-rounds+cold-first:slice_ms=10,least_ms=2", "marked"),
+        ("fixed-rounds+fifo:slice_ms=10,least_ms=2+auto-converge:period_ms=0", "auto"),
+        ("fixed-rounds:rounds=5+clear-at-send+constant:bytes_per_s=200000000", "auto"),
+        ("fixed-rounds:rounds=5+clear-at-send", "marked"),
+        ("fixed-rounds:rounds=5+history:rounds=2,dirty=1+stun", "mprotect"),
+        ("fixed-rounds+frequency+deadline+soft-landing:lull=0", "marked"),
+    ] {
+        let more = ["--strategy", strategy, "--tracker", tracker];
+        let watched = ["--preflight-s", "0.2", "--deadline-s", "2"];
+        let report = counters(&[&more[..], &watched].concat());
+        let named = report["source"]["policy"].as_str().unwrap();
+        assert!(named.starts_with(strategy), "{named}");
+        assert_eq!(report["source"]["verified"], true);
+        let preflight = &report["source"]["totals"]["preflight"];
+        assert!(preflight.is_object() && *preflight != report["nothing"], "{preflight}");
+    }
+}
+
+#[test]
 fn trackers_encoders_regions_and_caps() {
     for more in [
         &["--tracker", "marked", "--encoder", "lz4", "--content", "compressible"][..],

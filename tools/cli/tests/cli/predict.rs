@@ -56,6 +56,12 @@ fn a_curve_becomes_a_prediction() {
     assert!(prediction["risk"].is_null() && prediction["runs"].as_array().unwrap().len() == 10);
     let again = output(&[&common[..], &["--json"]].concat());
     assert_eq!(serde_json::from_str::<Value>(&again).unwrap(), json, "the same every time");
+    // A strategy is more than a stop policy: so paced, the first pass takes all of the time.
+    let paced = "qemu+cold-first+deadline:deadline_ms=12000+stun";
+    let paced = ["predict", "--curve", curve, "--bandwidth", "100mbit", "--strategy", paced];
+    let paced: Value = serde_json::from_str(&output(&[&paced[..], &["--json"]].concat())).unwrap();
+    let live = paced["prediction"]["runs"][0]["live_s"].as_f64().unwrap();
+    assert!(live > 10.0, "{live}");
     // The curve that it was made of is one that it reads.
     let same = written(folder.path(), "wws.json", &json["curve"].to_string());
     let common = ["predict", "--bandwidth", "100mbit", "--policy", "xen-legacy", "--json"];

@@ -28,6 +28,9 @@ fn wrong_command_lines_are_told_apart_and_named() {
     for (more, word) in [
         (&["--policy", "qem"][..], "cloud-hypervisor"),
         (&["--policy", "qemu:downtime=5"], "downtime_ms"),
+        (&["--strategy", "qemu+hot-first"], "cold-first"),
+        (&["--policy", "qemu+fifo+lru"], "more than one page order"),
+        (&["--preflight-s", "100000"], "--preflight-s: at most a day"),
         (&["--channels", "0"], "--channels"),
         (&["--channels", "65"], "64"),
         (&["--encoder", "zip"], "lz4"),
@@ -62,7 +65,9 @@ fn lists() {
     let json: Value = serde_json::from_str(&output(&["policies", "--json"])).unwrap();
     let list = json["policies"].as_array().unwrap();
     assert_eq!(list.len(), precopy::policy::policies().len());
-    for policy in list {
+    let parts = ["orders", "rates", "throttles"].map(|kind| json[kind].as_array().unwrap());
+    assert!(parts.iter().all(|parts| parts.len() > 2), "{json}");
+    for policy in list.iter().chain(parts.into_iter().flatten()) {
         let (name, source) = (policy["name"].as_str().unwrap(), policy["source"].as_str().unwrap());
         let (group, details) = (policy["group"].as_str().unwrap(), output(&["policies", name]));
         assert!(text.contains(&format!("\n  {name} ")) && text.contains(group), "{name}");

@@ -100,6 +100,10 @@ pub struct LiveOptions {
     pub tracker: Option<String>,
     /// Downtime that policies aim at.
     pub downtime_limit: Duration,
+    /// Time after the first page by which a migration is to be done; strategies look at it.
+    pub deadline: Option<Duration>,
+    /// How long the guest is watched before the first page.
+    pub preflight: Duration,
     /// TCP connections of a migration, 1 to 64.
     pub channels: u8,
     /// How pages travel.
@@ -135,6 +139,8 @@ impl LiveOptions {
             guards: Guards::default(),
             tracker: None,
             downtime_limit: Duration::from_millis(300),
+            deadline: None,
+            preflight: Duration::ZERO,
             channels: 1,
             encoder: EncoderKind::Raw,
             verify: false,

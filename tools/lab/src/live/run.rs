@@ -180,6 +180,8 @@ impl Experiment<'_> {
         options.bandwidth_cap_bytes_per_s = self.place.cap;
         options.verify = self.options.verify;
         options.downtime_limit = self.options.downtime_limit;
+        options.deadline = self.options.deadline;
+        options.preflight = self.options.preflight;
         options
     }
 

@@ -2,7 +2,7 @@
 //! The experiments of the paper's section 4 and 5 in virtual time, one function each, over several
 //! seeds. What a cancel leaves undone is missing from the result.
 
-use precopy::policy::{PolicyError, PolicySpec, USUAL_POLICIES};
+use precopy::policy::{PolicyError, PolicySpec, StrategySpec, USUAL_POLICIES};
 use webvm::site::Workers;
 
 use super::figures;
@@ -34,8 +34,8 @@ pub const SPACED_S: f64 = 400.0;
 pub struct Options {
     /// Seeds.
     pub seeds: Vec<u64>,
-    /// When migrations stop.
-    pub policy: PolicySpec,
+    /// When migrations stop, and what they do until then.
+    pub policy: StrategySpec,
     /// Bytes per second of the link.
     pub bandwidth_bytes_per_s: f64,
     /// Share of the processor that a migration takes.
@@ -279,11 +279,11 @@ pub fn sensitivity(options: &Options, watch: &dyn Watch) -> Result<Vec<Sensitivi
 ///
 /// # Errors
 /// [`PolicyError`] if one does not exist.
-pub fn ranked_policies(paper: &PolicySpec) -> Result<Vec<PolicySpec>, PolicyError> {
+pub fn ranked_policies(paper: &StrategySpec) -> Result<Vec<StrategySpec>, PolicyError> {
     // Stopping when rounds grow is what workload.md 2.4 finds closest to the paper's Xen.
-    let mut all = vec![PolicySpec::parse("xen-legacy:growth=dirty,skip=false")?];
+    let mut all = vec![StrategySpec::parse("xen-legacy:growth=dirty,skip=false")?];
     for name in USUAL_POLICIES {
-        all.push(PolicySpec::new(name, [])?);
+        all.push(PolicySpec::new(name, [])?.into());
     }
     if !all.contains(paper) {
         all.push(paper.clone());

@@ -2,7 +2,7 @@
 //! Live runs as the paper's experiments: the same figures from the same functions as in virtual
 //! time, and the virtual run of the same parameters beside them.
 
-use precopy::policy::{PolicyError, PolicySpec};
+use precopy::policy::{PolicyError, StrategySpec};
 use webvm::site::{Action, REFERENCE_PAGES, Site, SiteConfig};
 use webvm::sla::{self, Percentile};
 use webvm::users::UsersConfig;
@@ -119,7 +119,7 @@ pub fn scenario(
         site: options.site.clone(),
         users: options.users.clone(),
         migrations: options.migrate_at.iter().map(std::time::Duration::as_secs_f64).collect(),
-        policy: PolicySpec::parse(&options.policy)?,
+        policy: StrategySpec::parse(&options.policy)?,
         bandwidth_bytes_per_s,
         tax,
         max_time_s: options.guards.max_duration.map(|time| time.as_secs_f64()),

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use precopy::policy::{Guards, PolicyError, PolicySpec};
+use precopy::policy::{Guards, PolicyError, StrategySpec};
 use precopy::region::{RegionError, RegionTable};
 use precopy::report::Outcome;
 use precopy::session::SourceConfig;
@@ -77,8 +77,8 @@ pub struct Scenario {
     pub users: UsersConfig,
     /// When migrations begin, in seconds of steady state.
     pub migrations: Vec<f64>,
-    /// When they stop.
-    pub policy: PolicySpec,
+    /// When they stop, and what they do until then.
+    pub policy: StrategySpec,
     /// Bytes per second of the link, which the site's own traffic shares.
     pub bandwidth_bytes_per_s: f64,
     /// Share of the guest's processor that a migration takes while the guest runs.
@@ -95,7 +95,7 @@ impl Scenario {
         // The guest of the paper: laid out for 600 users, whoever comes.
         site.max_workers = 640.max(users + 40);
         // Of Xen's two rules the one that comes closest to the paper in both its figures.
-        let policy = PolicySpec::parse("xen");
+        let policy = StrategySpec::parse("xen");
         Self {
             site,
             // Faban's clients wait as long as it takes; two minutes are longer than any answer.
@@ -272,8 +272,8 @@ pub fn migrate(
     let config = SourceConfig::new(MigrationId::new(number as u128), regions);
     let mut guards = Guards::default();
     guards.max_duration = scenario.max_time_s.map(seconds);
-    let policy = guards.guard(scenario.policy.build());
-    let mut plan = PairPlan::for_guest(config, Box::new(policy));
+    let strategy = scenario.policy.build().guarded(&guards);
+    let mut plan = PairPlan::for_guest(config, strategy);
     let latency = Duration::from_micros(100);
     plan.link = Link { bandwidth_bytes_per_s: scenario.bandwidth_bytes_per_s, latency };
     plan.starts_at = world.now();

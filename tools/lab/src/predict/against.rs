@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use precopy::bitmap::DenseBitmap;
-use precopy::policy::{Guards, PolicyError, PolicySpec};
+use precopy::policy::{Guards, PolicyError, StrategySpec};
 use precopy::region::RegionTable;
 use precopy::session::SourceConfig;
 use precopy::sim::VirtualGuest as _;
@@ -146,7 +146,7 @@ pub fn standard_cases() -> Vec<Case> {
 /// # Errors
 /// [`AgainstError`] if the case makes no sense, or the guest is not handed over.
 pub fn compare(case: &Case) -> Result<Compared, AgainstError> {
-    let policy = PolicySpec::parse(&case.policy)?;
+    let policy = StrategySpec::parse(&case.policy)?;
     let mut guards = Guards::default();
     guards.max_duration = Some(TIME_GUARD);
     let mut site = SiteConfig::scaled(case.pages, case.users);
@@ -170,7 +170,7 @@ pub fn compare(case: &Case) -> Result<Compared, AgainstError> {
 
     let regions = RegionTable::single(PageSize::BASE, case.pages)?;
     let config = SourceConfig::new(MigrationId::new(1), regions);
-    let mut plan = PairPlan::for_guest(config, Box::new(guards.guard(policy.build())));
+    let mut plan = PairPlan::for_guest(config, policy.build().guarded(&guards));
     let latency = Duration::from_secs_f64(link.latency_s);
     plan.link = Link { bandwidth_bytes_per_s: case.bandwidth_bytes_per_s, latency };
     plan.starts_at = world.now();

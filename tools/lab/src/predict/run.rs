@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use precopy::policy::{Guards, PolicySpec};
+use precopy::policy::{Guards, StrategySpec};
 use precopy::region::RegionTable;
 use precopy::session::SourceConfig;
 use precopy::sim::Rng;
@@ -55,8 +55,8 @@ pub struct Scenario {
     pub spread: Spread,
     /// The link.
     pub link: LinkModel,
-    /// When to stop.
-    pub policy: PolicySpec,
+    /// When to stop, and what to do until then.
+    pub policy: StrategySpec,
     /// Limits on top of the policy; 10 minutes and 1000 rounds unless told otherwise.
     pub guards: Guards,
     /// Downtime that the policy may aim at.
@@ -72,14 +72,14 @@ pub struct Scenario {
 impl Scenario {
     /// Ten migrations under the default guards, without a load.
     #[must_use]
-    pub fn new(curve: WwsCurve, link: LinkModel, policy: PolicySpec) -> Self {
+    pub fn new(curve: WwsCurve, link: LinkModel, policy: impl Into<StrategySpec>) -> Self {
         let mut guards = Guards::default();
         guards.max_duration = Some(TIME_GUARD);
         Self {
             spread: curve.spread(),
             curve,
             link,
-            policy,
+            policy: policy.into(),
             guards,
             downtime_limit: Duration::from_millis(300),
             load: None,
@@ -269,8 +269,8 @@ fn migrate(scenario: &Scenario, model: &WwsModel, table: &RegionTable, seed: u64
     config.downtime_limit = scenario.downtime_limit;
     // One reads while the other sends, as with the command's default.
     config.channels = 2;
-    let policy = scenario.guards.guard(scenario.policy.build());
-    let mut plan = PairPlan::for_guest(config, Box::new(policy));
+    let strategy = scenario.policy.build().guarded(&scenario.guards);
+    let mut plan = PairPlan::for_guest(config, strategy);
     let mut rng = Rng::new(seed ^ 0x6c69_6e6b);
     let bandwidth = scenario.link.bandwidth_bytes_per_s * factor(&mut rng, scenario.link.spread);
     let latency = Duration::from_secs_f64(scenario.link.latency_s);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use lab::live::{Destination, Link, LiveOptions, LiveRun};
 use lab::paper::{self, Scenario, experiments};
-use precopy::policy::PolicySpec;
+use precopy::policy::StrategySpec;
 use webvm::net::rig::RigOptions;
 use webvm::site::{PAGES_MAX, PAGES_MIN, Site, SiteConfig, WORKERS_MAX};
 use webvm::sla;
@@ -319,12 +319,12 @@ fn link(name: Option<LinkName>, rate_bytes_per_s: u64) -> anyhow::Result<Link> {
     })
 }
 
-fn known(policy: &str) -> anyhow::Result<PolicySpec> {
-    PolicySpec::parse(policy).map_err(|error| usage(format!("{error}; see `precopy policies`")))
+fn known(policy: &str) -> anyhow::Result<StrategySpec> {
+    StrategySpec::parse(policy).map_err(|error| usage(format!("{error}; see `precopy policies`")))
 }
 
 /// The policies to run: those that were named, or those of the virtual ranking.
-fn listed(args: &LiveArgs, paper: &PolicySpec) -> anyhow::Result<Vec<String>> {
+fn listed(args: &LiveArgs, paper: &StrategySpec) -> anyhow::Result<Vec<String>> {
     let Some(list) = &args.policies else {
         let all = experiments::ranked_policies(paper).map_err(usage)?;
         return Ok(all.iter().map(ToString::to_string).collect());
