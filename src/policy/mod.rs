@@ -48,6 +48,7 @@ pub use parameters::{ParameterInfo, ParameterKind, PolicyError};
 pub use qemu::Qemu;
 pub use registry::{Catalogue, Info, PolicyInfo, PolicySpec, Spec, parse, policies};
 pub use stop_at_once::StopAtOnce;
+pub(crate) use strategy::split_parts;
 pub use strategy::{Strategy, StrategySpec};
 pub use xen::Xen;
 pub use xen_legacy::XenLegacy;

@@ -26,6 +26,13 @@ pub enum ParameterKind {
         /// The word for "not set here".
         word: &'static str,
     },
+    /// A finite number within bounds, both inclusive.
+    Number {
+        /// Least value.
+        min: f64,
+        /// Greatest value.
+        max: f64,
+    },
     /// A finite number within bounds, both inclusive, or a word that stands for its absence.
     NumberOr {
         /// Least value.
@@ -48,6 +55,7 @@ impl fmt::Display for ParameterKind {
             Self::IntegerOr { min, max, word } => {
                 write!(f, "a whole number from {min} to {max}, or `{word}`")
             }
+            Self::Number { min, max } => write!(f, "a number from {min} to {max}"),
             Self::NumberOr { min, max, word } => {
                 write!(f, "a number from {min} to {max}, or `{word}`")
             }
@@ -117,7 +125,7 @@ fn read_value(kind: ParameterKind, text: &str) -> Option<Value> {
             integer(min, max)
         }
         // A range contains no NaN, so this is the check for finite numbers too.
-        ParameterKind::NumberOr { min, max, .. } => {
+        ParameterKind::Number { min, max } | ParameterKind::NumberOr { min, max, .. } => {
             text.parse().ok().filter(|value| (min..=max).contains(value)).map(Value::Number)
         }
         ParameterKind::Switch => text.parse().ok().map(Value::Switch),
@@ -204,6 +212,11 @@ impl Values {
             Value::Number(value) => Some(value),
             _ => None,
         }
+    }
+
+    /// A number of a kind that allows nothing else.
+    pub(crate) fn number(&self, name: &str) -> f64 {
+        self.number_or(name).expect("the kind allows numbers only")
     }
 
     /// A switch.

@@ -20,12 +20,12 @@ pub mod explore;
 mod guest;
 mod model;
 pub mod pair;
-mod rng;
 pub mod rounds;
 pub mod seeds;
 mod source;
 pub mod workload;
 
+use crate::rng;
 pub use checker::{Checker, Violation};
 pub use guest::VirtualGuest;
 pub use rng::Rng;

@@ -15,8 +15,10 @@ mod format;
 mod header;
 mod memory;
 mod reader;
+mod recorder;
 mod salvage;
 mod source;
+pub mod synth;
 #[cfg(test)]
 mod tests;
 pub mod text;
@@ -27,6 +29,7 @@ pub use file::TraceFile;
 pub use format::Coding;
 pub use memory::MemoryTrace;
 pub use reader::TraceReader;
+pub use recorder::{RecordError, TickFacts, TraceRecorder};
 pub use salvage::{Salvaged, salvage};
 pub use source::{Clock, PageContent, TickSource, Trace, TraceHeader, TraceTick};
 pub use writer::{TraceWriter, WriterOptions, Written};

@@ -337,3 +337,39 @@ fn text_comes_back_and_becomes_ticks() {
     assert!(reader.next_tick(&mut tick).unwrap());
     assert_eq!(tick, TraceTick::new(Tick::from_nanos(7), vec![run(5, 4), run(10, 1)]));
 }
+
+#[test]
+fn a_recorder_makes_ticks_of_harvests() {
+    use std::sync::Arc;
+
+    use crate::bitmap::AtomicBitmap;
+    use crate::dirty::MarkedTracker;
+
+    let bitmap = Arc::new(AtomicBitmap::new(100));
+    let mut tracker = MarkedTracker::new(Arc::clone(&bitmap));
+    let header = TraceHeader::new(100, "recorded");
+    // What was written before is not part of the trace.
+    bitmap.mark(PageIndex::new(50));
+    let options = WriterOptions::default();
+    let mut recorder = TraceRecorder::begin(&mut tracker, Vec::new(), &header, options).unwrap();
+    let facts = TickFacts { requests: Some(3), in_flight: Some(2), guest_time: None };
+    for ms in [10, 20, 30] {
+        if ms != 20 {
+            [7, 8, 9, 40].map(|page| bitmap.mark(PageIndex::new(page + ms / 10)));
+        }
+        let now = Tick::from_nanos(ms * 1_000_000);
+        let harvest = recorder.tick(&mut tracker, now, facts).unwrap();
+        assert_eq!(harvest.pages, if ms == 20 { 0 } else { 4 });
+    }
+    let again = recorder.tick(&mut tracker, Tick::from_nanos(30_000_000), facts);
+    assert!(matches!(again, Err(RecordError::Trace(TraceError::Order { tick: 3, .. }))));
+    let (bytes, written) = recorder.finish().unwrap();
+    assert_eq!((written.ticks, written.page_events), (3, 8));
+    let ticks = rest(&mut open(&bytes).unwrap()).unwrap();
+    let runs: Vec<_> = ticks.iter().map(|tick| tick.runs.clone()).collect();
+    assert_eq!(runs, [vec![run(8, 3), run(41, 1)], vec![], vec![run(10, 3), run(43, 1)]]);
+    assert!(ticks.iter().all(|tick| tick.requests == Some(3) && tick.in_flight == Some(2)));
+    let other = TraceHeader::new(99, "");
+    let error = TraceRecorder::begin(&mut tracker, Vec::new(), &other, options).unwrap_err();
+    assert!(matches!(error, RecordError::Pages { tracker: 100, trace: 99 }));
+}

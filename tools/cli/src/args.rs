@@ -20,7 +20,10 @@ pub(crate) use predict::{PredictArgs, WorkingSetArgs};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
 };
-pub(crate) use trace::{CatArgs, ImportArgs, SalvageArgs, TraceArgs, TraceCommand};
+pub(crate) use trace::{
+    CatArgs, ImportArgs, RecordArgs, RecordGuest, SalvageArgs, SynthArgs, TraceArgs, TraceCommand,
+    TraceInfoArgs,
+};
 
 use crate::{exit, parse};
 

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use precopy::bitmap::AtomicBitmap;
 use precopy::dirty::{self, DirtyTracker};
 use precopy::engine::{
     self, CancelToken, CreatedGuest, DestinationOptions, EngineEvent, EventSink, MigrateError,
@@ -20,8 +21,10 @@ use precopy::sys::Backing;
 use precopy::transport::{TcpConnector, TcpListener, TcpOptions};
 use precopy::units::{PageSize, Throttle};
 use precopy::wire::Hello;
+use webvm::WriteHook;
 use webvm::net::rig::Side;
 use webvm::net::{PortError, Uplink};
+use webvm::record::also_marking;
 use webvm::site::{LiveClock, LiveSite};
 
 use super::place::Place;
@@ -36,7 +39,7 @@ const REACH_LIMIT: Duration = Duration::from_secs(60);
 pub(super) struct Hosted {
     pub(super) side: Side,
     pub(super) site: LiveSite,
-    memory: Arc<MappedMemory>,
+    pub(super) memory: Arc<MappedMemory>,
     tracker: Box<dyn DirtyTracker>,
     tracker_why: String,
 }
@@ -47,11 +50,12 @@ impl Hosted {
         options: &LiveOptions,
         clock: LiveClock,
         side: Side,
+        marks: Option<Arc<AtomicBitmap>>,
     ) -> Result<Self, LiveError> {
         let config = options.site.clone();
         let table = RegionTable::single(PageSize::BASE, config.pages)?;
         let memory = Arc::new(MappedMemory::new(table, MapOptions::new(Backing::Anonymous))?);
-        let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, None)?;
+        let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, hook(marks))?;
         site.boot()?;
         Self::over(memory, site, side, options.tracker.as_deref())
     }
@@ -99,6 +103,11 @@ impl Hosted {
     }
 }
 
+/// Marks what a recording harvests.
+fn hook(marks: Option<Arc<AtomicBitmap>>) -> Option<WriteHook> {
+    marks.map(|bitmap| also_marking(bitmap, None))
+}
+
 /// What a destination gives back.
 pub(super) struct Taken {
     pub(super) hosted: Hosted,
@@ -117,7 +126,12 @@ pub(super) struct Receiving {
 }
 
 impl Receiving {
-    pub(super) fn start(place: &Place, side: Side, uplink: SocketAddr) -> Result<Self, LiveError> {
+    pub(super) fn start(
+        place: &Place,
+        side: Side,
+        uplink: SocketAddr,
+        marks: Option<Arc<AtomicBitmap>>,
+    ) -> Result<Self, LiveError> {
         let at = place.address(side);
         let receiver = place.inside(side, || {
             let listener = TcpListener::bind(at, TcpOptions::default())
@@ -127,7 +141,7 @@ impl Receiving {
         })??;
         let (address, cancel) = (receiver.local().to_owned(), CancelToken::new());
         let cancelled = cancel.clone();
-        let work = move || receive(receiver, side, uplink, &cancelled);
+        let work = move || receive(receiver, side, uplink, &cancelled, marks);
         let thread = place.spawn(side, "lab-destination", work)?;
         Ok(Self { address, cancel, thread })
     }
@@ -150,6 +164,7 @@ fn receive(
     side: Side,
     uplink: SocketAddr,
     cancel: &CancelToken,
+    marks: Option<Arc<AtomicBitmap>>,
 ) -> Result<Taken, LiveError> {
     let mut made: Made = None;
     let mut factory = |hello: &Hello| -> Result<CreatedGuest, GuestError> {
@@ -161,7 +176,7 @@ fn receive(
         let memory = MappedMemory::new(hello.regions.clone(), map)
             .map_err(|error| GuestError::because("get its memory", error))?;
         let memory = Arc::new(memory);
-        let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, None)?;
+        let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, hook(marks.clone()))?;
         let network = Arc::new(Mutex::new(Network::new(uplink)));
         made = Some((Arc::clone(&memory), site.clone(), Arc::clone(&network)));
         Ok(CreatedGuest { memory, guest: Box::new(Arriving { site, network }) })

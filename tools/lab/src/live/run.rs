@@ -22,7 +22,8 @@ use webvm::users::Users;
 use super::host::{Hosted, Receiving, Taken};
 use super::measure::{self, Downtimes};
 use super::place::Place;
-use super::{LiveError, LiveEvent, LiveMigration, LiveOptions, LiveRun};
+use super::record::Recorder;
+use super::{LiveError, LiveEvent, LiveMigration, LiveOptions, LiveRecording, LiveRun};
 
 /// How often spectators are told how it goes.
 const PROGRESS: Duration = Duration::from_millis(250);
@@ -54,7 +55,8 @@ pub fn run(
     let switch = place.inside(Side::B, || Switch::start(network))??;
     let uplink = switch.uplink_address().unwrap_or(at_b);
     // Booting a large guest takes seconds, which are not part of the run.
-    let mut hosted = Hosted::boot(options, LiveClock::start(), Side::A)?;
+    let recorder = Recorder::new(options);
+    let mut hosted = Hosted::boot(options, LiveClock::start(), Side::A, recorder.marks())?;
     hosted.start(&place, uplink)?;
 
     let origin = Instant::now();
@@ -72,6 +74,7 @@ pub fn run(
         origin,
         clients,
         hosted,
+        recorder,
         cancel,
         sink,
         told: Duration::ZERO,
@@ -84,10 +87,13 @@ pub fn run(
         notes.push(format!("The experiment ended early: {}", chain(error)));
         experiment.clients.stop();
     }
-    experiment.pass_to_the_end();
+    let passed = experiment.pass_to_the_end();
+    notes.extend(passed.err().map(|error| chain(&error)));
+    let recorded = experiment.recorder.finish(origin);
+    let recorded = recorded.map_err(|error| notes.push(chain(&error))).ok().flatten();
     let Experiment { clients, hosted, migrations, .. } = experiment;
     let (log, probes) = (clients.finish()?, prober.finish()?);
-    Ok(conclude(options, &place, &switch, &hosted, migrations, log, probes, notes))
+    Ok(conclude(options, &place, &switch, &hosted, migrations, recorded, log, probes, notes))
 }
 
 struct Experiment<'a> {
@@ -98,6 +104,7 @@ struct Experiment<'a> {
     origin: Instant,
     clients: LiveClients,
     hosted: Hosted,
+    recorder: Recorder<'a>,
     cancel: &'a CancelToken,
     sink: &'a mut dyn FnMut(&LiveEvent),
     /// When spectators were last told how it goes.
@@ -118,11 +125,23 @@ impl Experiment<'_> {
     }
 
     /// Lets time pass until the users have ended, which they do within seconds of a cancel.
-    fn pass_to_the_end(&mut self) {
+    fn pass_to_the_end(&mut self) -> Result<(), LiveError> {
+        let mut all = Ok(());
         while !self.clients.progress().over {
             self.tell();
+            all = all.and(self.begin_to_record());
             sleep(LOOK);
         }
+        all
+    }
+
+    /// Begins to record the guest, if that is asked for and due.
+    fn begin_to_record(&mut self) -> Result<(), LiveError> {
+        let steady = self.options.users.steady_start();
+        let now = self.now();
+        let since = (now >= steady).then(|| now.since(steady));
+        let Hosted { site, memory, .. } = &self.hosted;
+        self.recorder.begin_if_due(since, site, memory, &self.options.site.to_string())
     }
 
     fn tell(&mut self) {
@@ -144,11 +163,13 @@ impl Experiment<'_> {
             let due = steady + *at;
             while self.now() < due && !self.is_over() {
                 self.tell();
+                self.begin_to_record()?;
                 sleep(due.since(self.now()).min(LOOK));
             }
             if self.is_over() {
                 break;
             }
+            self.begin_to_record()?;
             self.migrate(number)?;
         }
         Ok(())
@@ -171,7 +192,7 @@ impl Experiment<'_> {
     fn migrate(&mut self, number: usize) -> Result<(), LiveError> {
         let from = self.hosted.side;
         let to = if from == Side::A { Side::B } else { Side::A };
-        let receiving = Receiving::start(self.place, to, self.uplink)?;
+        let receiving = Receiving::start(self.place, to, self.uplink, self.recorder.marks())?;
         let started = self.now();
         (self.sink)(&LiveEvent::Migrating { number, at: started });
         let dies = self.options.destination_dies.filter(|(which, _)| *which == number);
@@ -266,6 +287,7 @@ impl Experiment<'_> {
     fn arrive(&mut self, started: Tick, ended: Tick, from: Side, report: Report, taken: Taken) {
         let Taken { hosted, report: destination, network, .. } = taken;
         self.hosted = hosted;
+        self.recorder.moved(&self.hosted.site);
         let end = Instant::now() + FIRST_STEP;
         while self.hosted.site.blackout().is_none() && Instant::now() < end {
             sleep(Duration::from_millis(1));
@@ -356,6 +378,7 @@ fn conclude(
     switch: &Switch,
     hosted: &Hosted,
     mut migrations: Vec<LiveMigration>,
+    recorded: Option<LiveRecording>,
     log: ClientsLog,
     probes: ProbeLog,
     mut notes: Vec<String>,
@@ -395,6 +418,7 @@ fn conclude(
         policy: options.policy.clone(),
         end: log.end,
         migrations,
+        recorded,
         counters: log.users.counters(),
         samples: log.samples,
         probes,
