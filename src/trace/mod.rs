@@ -14,6 +14,8 @@ mod file;
 mod format;
 mod header;
 mod memory;
+mod model;
+mod range_coder;
 mod reader;
 mod recorder;
 mod salvage;

@@ -21,6 +21,7 @@ pub(super) const CODINGS: &[Coding] = &[
     Coding::Plain,
     #[cfg(feature = "lz4")]
     Coding::Lz4,
+    Coding::Modelled,
 ];
 
 pub(super) fn write(
@@ -355,7 +356,7 @@ fn a_recorder_makes_ticks_of_harvests() {
     let facts = TickFacts { requests: Some(3), in_flight: Some(2), guest_time: None };
     for ms in [10, 20, 30] {
         if ms != 20 {
-            [7, 8, 9, 40].map(|page| bitmap.mark(PageIndex::new(page + ms / 10)));
+            [7, 8, 9, 40].into_iter().for_each(|page| bitmap.mark(PageIndex::new(page + ms / 10)));
         }
         let now = Tick::from_nanos(ms * 1_000_000);
         let harvest = recorder.tick(&mut tracker, now, facts).unwrap();
@@ -372,4 +373,55 @@ fn a_recorder_makes_ticks_of_harvests() {
     let other = TraceHeader::new(99, "");
     let error = TraceRecorder::begin(&mut tracker, Vec::new(), &other, options).unwrap_err();
     assert!(matches!(error, RecordError::Pages { tracker: 100, trace: 99 }));
+}
+
+#[test]
+fn ten_minutes_of_a_large_guest_are_read_in_little_memory() {
+    let spec = synth::SynthSpec::parse("uniform:rate=3000+gc-ring:rate=100000").unwrap();
+    let (tick, length) = (Duration::from_millis(100), Duration::from_secs(600));
+    // 64 GiB, and at the end the worst tick that there can be.
+    let trace = synth::SynthTrace::new(spec, 64 << 18, tick, length, 1).unwrap();
+    let mut source = trace.open().unwrap();
+    let mut header = source.header().clone();
+    header.pages = 1 << 32;
+    for coding in CODINGS {
+        source.seek(Tick::ZERO).unwrap();
+        let options = WriterOptions { coding: *coding, ..WriterOptions::default() };
+        let mut writer = TraceWriter::new(Vec::new(), &header, options).unwrap();
+        let mut tick = TraceTick::default();
+        while source.next_tick(&mut tick).unwrap() {
+            writer.push(&tick).unwrap();
+        }
+        let most = crate::limits::TRACE_TICK_RUNS_MAX;
+        tick.end = writer.written().end + Duration::from_millis(100);
+        tick.runs.extend((0..most).map(|n| run(n * 200, 1 + n % 5)));
+        tick.content.extend(tick.runs.iter().map(|run| (run.split_at(1).0, PageContent::Full)));
+        tick.content.truncate(usize::try_from(most / 2).unwrap());
+        writer.push(&tick).unwrap();
+        drop(std::mem::take(&mut tick));
+        let (bytes, written) = writer.finish().unwrap();
+        let counted = allocation_counter::measure(|| {
+            let mut reader = open(&bytes).unwrap();
+            let mut events = 0;
+            while reader.next_tick(&mut tick).unwrap() {
+                events += tick.pages();
+            }
+            assert_eq!(events, written.page_events);
+            drop(std::mem::take(&mut tick));
+        });
+        assert!(counted.bytes_max < 256 << 20, "{coding:?}: {counted:?}");
+    }
+}
+
+#[test]
+fn few_bytes_cannot_ask_for_much() {
+    // A modelled chunk whose plain length is a lie: more runs than it pays for.
+    let (header, ticks) = regular(1000);
+    let (mut bytes, _) = write(&header, &ticks, options(100_000, Coding::Modelled));
+    let at = bytes.windows(4).position(|w| w == b"CHNK").unwrap();
+    bytes[at + 16..at + 20].copy_from_slice(&1000_u32.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[at..at + 40]);
+    bytes[at + 40..at + 44].copy_from_slice(&crc.to_le_bytes());
+    let error = open(&bytes).and_then(|mut reader| rest(&mut reader)).unwrap_err();
+    assert!(error.to_string().contains("the chunk holds more than it announces"), "{error}");
 }

@@ -43,7 +43,7 @@ pub(crate) enum TraceCommand {
 #[derive(clap::Args, Debug)]
 pub(crate) struct FileArgs {
     /// How ticks are stored
-    #[arg(long, value_enum, default_value_t = CodingName::Lz4)]
+    #[arg(long, value_enum, default_value_t = CodingName::Modelled)]
     pub(crate) coding: CodingName,
     /// Time after which a chunk is closed: a damaged byte loses one, a longer one is smaller
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = parse::time)]
@@ -67,6 +67,8 @@ pub(crate) enum CodingName {
     Plain,
     /// The same, compressed with LZ4
     Lz4,
+    /// In an arithmetic code: smallest
+    Modelled,
 }
 
 impl From<CodingName> for Coding {
@@ -74,6 +76,7 @@ impl From<CodingName> for Coding {
         match name {
             CodingName::Plain => Self::Plain,
             CodingName::Lz4 => Self::Lz4,
+            CodingName::Modelled => Self::Modelled,
         }
     }
 }
