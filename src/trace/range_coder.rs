@@ -188,7 +188,10 @@ mod tests {
     proptest! {
         #[test]
         fn decisions_come_back(
-            decisions in prop::collection::vec((any::<bool>(), 0..3_usize, 0_u32..9, any::<u32>()), 0..600),
+            decisions in prop::collection::vec(
+                (any::<bool>(), 0..3_usize, 0_u32..9, any::<u32>()),
+                0..600,
+            ),
             skewed in any::<bool>(),
         ) {
             let mut bytes = Vec::new();

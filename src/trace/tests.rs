@@ -81,7 +81,11 @@ fn content() -> impl Strategy<Value = Option<PageContent>> {
 
 prop_compose! {
     fn tick()(
-        step in prop_oneof![9_900_000_u64..10_100_000, 1_u64..100, any::<u32>().prop_map(u64::from)],
+        step in prop_oneof![
+            9_900_000_u64..10_100_000,
+            1_u64..100,
+            any::<u32>().prop_map(|nanos| u64::from(nanos).max(1)),
+        ],
         runs in runs(PAGES),
         requests: Option<u32>,
         in_flight: Option<u32>,

@@ -207,8 +207,8 @@ Examples:
   precopy trace record --guest counters --pattern zipf --rate 50000 --for 10s counters.ptrace
   precopy trace record --guest counters --tracker pagemap --json counters.ptrace
 
-A file that was cut off (kill, full disk) keeps what it has: see `precopy trace salvage`. Ctrl-C ends
-the recording early, and the file is whole.")]
+A file that was cut off (kill, full disk) keeps what it has: see `precopy trace salvage`. Ctrl-C
+ends the recording early, and the file is whole.")]
 pub(crate) struct RecordArgs {
     /// The trace to write
     #[arg(value_name = "TRACE")]
