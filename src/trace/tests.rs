@@ -429,3 +429,16 @@ fn few_bytes_cannot_ask_for_much() {
     let error = open(&bytes).and_then(|mut reader| rest(&mut reader)).unwrap_err();
     assert!(error.to_string().contains("the chunk holds more than it announces"), "{error}");
 }
+
+#[cfg(not(feature = "lz4"))]
+#[test]
+fn without_lz4_its_chunks_are_named() {
+    let (header, ticks) = regular(10);
+    let (mut bytes, _) = write(&header, &ticks, options(1000, Coding::Plain));
+    let at = bytes.windows(4).position(|w| w == b"CHNK").unwrap();
+    bytes[at + 4] = 1;
+    let crc = crc32fast::hash(&bytes[at..at + 40]);
+    bytes[at + 40..at + 44].copy_from_slice(&crc.to_le_bytes());
+    let error = open(&bytes).and_then(|mut reader| rest(&mut reader)).unwrap_err();
+    assert!(matches!(error, TraceError::NeedsLz4 { offset } if offset == at as u64));
+}
