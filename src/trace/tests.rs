@@ -221,7 +221,7 @@ fn every_prefix_is_unfinished_and_gives_its_whole_chunks() {
         let saved = salvaged(cut);
         assert_eq!(saved.is_some(), length >= head, "{length}");
         let saved = saved.unwrap_or_default();
-        assert!(saved.len() >= most && ticks.starts_with(&saved) && saved.len() % 10 == 0);
+        assert!(saved.len() >= most && ticks.starts_with(&saved) && saved.len().is_multiple_of(10));
         most = saved.len();
     }
     assert_eq!(most, 100);
