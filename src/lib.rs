@@ -108,6 +108,7 @@ pub mod memory;
 pub mod policy;
 pub mod region;
 pub mod report;
+mod rng;
 pub mod session;
 pub mod sim;
 mod sync;

@@ -4,11 +4,13 @@
 
 mod samples;
 mod sessions;
+mod trace;
 
 pub use samples::{
     channel_of, sample_frames, sample_messages, sample_page_frame, sample_stream, sample_table,
 };
 pub use sessions::{fuzz_destination_session, fuzz_source_session};
+pub use trace::{fuzz_trace, fuzz_trace_text, sample_trace};
 
 use crate::encode::PageKind;
 use crate::limits;

@@ -93,6 +93,7 @@ pub use renewal::Renewal;
 pub use reservation_sqrt::ReservationSqrt;
 pub use secretary::Secretary;
 pub use stop_at_once::StopAtOnce;
+pub(crate) use strategy::split_parts;
 pub use strategy::{Strategy, StrategySpec};
 pub use vmotion::Vmotion;
 pub use xen::Xen;

@@ -74,7 +74,7 @@ pub struct Info<T: ?Sized + 'static> {
     pub source: &'static str,
     /// Its parameters.
     pub parameters: &'static [ParameterInfo],
-    pub(super) build: fn(&Values) -> Box<T>,
+    pub(crate) build: fn(&Values) -> Box<T>,
 }
 
 /// What there is to know about a stop policy.

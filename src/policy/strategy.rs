@@ -165,7 +165,7 @@ fn unknown_part(name: &str) -> PolicyError {
 }
 
 /// Splits at each `+` that a name follows: `1e+6` stays whole.
-fn split_parts(text: &str) -> Vec<&str> {
+pub(crate) fn split_parts(text: &str) -> Vec<&str> {
     let (mut parts, mut from) = (Vec::new(), 0);
     for (at, _) in text.match_indices('+') {
         if text[at + 1..].trim_start().starts_with(|c: char| c.is_ascii_alphabetic()) {

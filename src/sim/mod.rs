@@ -23,13 +23,13 @@ mod model;
 pub mod oracle;
 pub mod pair;
 mod replay;
-mod rng;
 pub mod rounds;
 pub mod seeds;
 mod source;
 mod versions;
 pub mod workload;
 
+use crate::rng;
 pub use checker::{Checker, Violation};
 pub use guest::VirtualGuest;
 pub use replay::{Populated, Replay, ReplayOptions, TraceGuest, touched_pages};

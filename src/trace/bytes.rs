@@ -38,6 +38,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Bytes that stand compressed at `offset` of the file.
+    #[cfg(feature = "lz4")]
     pub(super) fn compressed(bytes: &'a [u8], offset: u64) -> Self {
         Self { rest: bytes, offset, step: 0 }
     }

@@ -7,6 +7,7 @@ use crate::units::Tick;
 
 use super::bytes::Cursor;
 use super::format::{self, CHUNK_HEADER_BYTES, ChunkHeader};
+use super::model::Unpacker;
 use super::{TraceError, TraceHeader, TraceTick, coding};
 
 /// The chunk that is being read. Its buffers are used again for the next one.
@@ -18,6 +19,8 @@ pub(super) struct Chunk {
     stored: Vec<u8>,
     #[cfg(feature = "lz4")]
     unpacked: Vec<u8>,
+    /// For a modelled payload.
+    unpacker: Option<Unpacker>,
     /// Bytes of the plain payload that were read.
     at: usize,
     /// Ticks that were read.
@@ -56,6 +59,8 @@ impl Chunk {
     /// Goes back to the first tick.
     pub(super) fn rewind(&mut self) {
         (self.at, self.ticks, self.before, self.ahead) = (0, 0, None, None);
+        let modelled = self.header.filter(|header| header.coding == format::MODELLED);
+        self.unpacker = modelled.map(|header| Unpacker::new(&self.stored, header.plain_bytes));
     }
 
     /// Reads the payload after a header that was read at `offset`.
@@ -75,6 +80,7 @@ impl Chunk {
         }
         match header.coding {
             format::PLAIN if header.plain_bytes == header.stored_bytes => {}
+            format::MODELLED => {}
             #[cfg(feature = "lz4")]
             format::LZ4 => {
                 self.unpacked.resize(header.plain_bytes as usize, 0);
@@ -88,6 +94,7 @@ impl Chunk {
             _ => return Err(damaged("ticks in a coding that version 1 does not have")),
         }
         self.header = Some(header);
+        self.rewind();
         Ok(())
     }
 
@@ -104,12 +111,7 @@ impl Chunk {
         let Some(header) = self.header.filter(|header| self.ticks < header.ticks) else {
             return Ok(false);
         };
-        let at = self.at;
-        let mut cursor = self.cursor(&header, at);
-        let length = cursor.len();
-        coding::read(trace, self.before, header.first, &mut cursor, into)?;
-        let (left, place) = (cursor.len(), cursor.offset());
-        self.at += length - left;
+        let (left, place) = self.decode(trace, &header, into)?;
         self.ticks += 1;
         self.before = Some(into.end);
         if self.ticks == header.ticks && (left > 0 || into.end != header.last) {
@@ -117,6 +119,26 @@ impl Chunk {
             return Err(TraceError::Damaged { offset: place, what });
         }
         Ok(true)
+    }
+
+    /// Reads a tick; says how many bytes are left, and where in the file.
+    fn decode(
+        &mut self,
+        trace: &TraceHeader,
+        header: &ChunkHeader,
+        into: &mut TraceTick,
+    ) -> Result<(usize, u64), TraceError> {
+        if let Some(unpacker) = &mut self.unpacker {
+            let times = (self.before, header.first);
+            unpacker.read(trace, times, (&self.stored, self.offset), into)?;
+            return Ok((self.stored.len() - unpacker.at(), self.offset));
+        }
+        let mut cursor = self.cursor(header, self.at);
+        let length = cursor.len();
+        coding::read(trace, self.before, header.first, &mut cursor, into)?;
+        let (left, place) = (cursor.len(), cursor.offset());
+        self.at += length - left;
+        Ok((left, place))
     }
 
     /// Goes on to the first tick that ends after `at`.

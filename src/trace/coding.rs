@@ -10,10 +10,10 @@ use super::bytes::{Cursor, put, unzigzag, zigzag};
 use super::header::are_runs;
 use super::{PageContent, TraceError, TraceHeader, TraceTick};
 
-const REQUESTS: u8 = 1;
-const IN_FLIGHT: u8 = 2;
-const GUEST_TIME: u8 = 4;
-const CONTENT: u8 = 8;
+pub(super) const REQUESTS: u8 = 1;
+pub(super) const IN_FLIGHT: u8 = 2;
+pub(super) const GUEST_TIME: u8 = 4;
+pub(super) const CONTENT: u8 = 8;
 
 /// Which rule a tick breaks, if any.
 pub(super) fn check(tick: &TraceTick, pages: u64) -> Result<(), &'static str> {
@@ -36,7 +36,7 @@ pub(super) fn check(tick: &TraceTick, pages: u64) -> Result<(), &'static str> {
 }
 
 /// Whether contents are ascending, disjoint, not empty, and each inside one of the runs.
-fn lies_within(content: &[(PageRun, PageContent)], runs: &[PageRun]) -> bool {
+pub(super) fn lies_within(content: &[(PageRun, PageContent)], runs: &[PageRun]) -> bool {
     let mut runs = runs.iter();
     let mut around = runs.next();
     let mut end = PageIndex::new(0);
@@ -66,8 +66,15 @@ pub(super) fn time_code(header: &TraceHeader, before: Option<Tick>, end: Tick) -
     zigzag(took.wrapping_sub(intended(header)).cast_signed())
 }
 
-/// Undoes [`time_code`]. `None` if that is not later than the tick before.
-pub(super) fn time_of(header: &TraceHeader, before: Tick, code: u64) -> Option<Tick> {
+/// Undoes [`time_code`]; `first` is when the chunk's first tick ended. `None` if that is not later
+/// than the tick before.
+pub(super) fn end_of(
+    header: &TraceHeader,
+    before: Option<Tick>,
+    first: Tick,
+    code: u64,
+) -> Option<Tick> {
+    let Some(before) = before else { return (code == 0).then_some(first) };
     let took = unzigzag(code).cast_unsigned().wrapping_add(intended(header));
     let end = before.as_nanos().checked_add(took)?;
     (took > 0).then_some(Tick::from_nanos(end))
@@ -108,15 +115,7 @@ pub(super) fn write_side(tick: &TraceTick, out: &mut Vec<u8>) {
         put(out, run.start() - end);
         put(out, run.pages() - 1);
         end = run.end();
-        put(
-            out,
-            match content {
-                PageContent::Zero => 0,
-                PageContent::Unchanged => 1,
-                PageContent::Full => 2,
-                PageContent::Delta(bytes) => 3 + u64::from(*bytes),
-            },
-        );
+        put(out, content_code(*content));
     }
 }
 
@@ -132,12 +131,8 @@ pub(super) fn read(
     tick.clear();
     let at = cursor.clone();
     let code = cursor.number()?;
-    tick.end = match before {
-        None if code == 0 => first,
-        None => return Err(at.damaged("the first tick of a chunk has a time of its own")),
-        Some(before) => time_of(header, before, code)
-            .ok_or_else(|| at.damaged("a tick that is not later than the one before"))?,
-    };
+    tick.end = end_of(header, before, first, code)
+        .ok_or_else(|| at.damaged("a tick that is not later than the one before"))?;
     let flags = cursor.u8()?;
     let count = cursor.number()?;
     take_runs(cursor, count, header.pages, &mut tick.runs)?;
@@ -184,20 +179,34 @@ fn take_content(cursor: &mut Cursor<'_>, tick: &mut TraceTick) -> Result<(), Tra
         let start = end.saturating_add(gap);
         end = start.saturating_add(more).saturating_add(1);
         cursor.at_most("the end of a run of contents", end, limits::PAGES_MAX)?;
-        let content = match cursor.number()? {
-            0 => PageContent::Zero,
-            1 => PageContent::Unchanged,
-            2 => PageContent::Full,
-            delta => PageContent::Delta(
-                u16::try_from(delta - 3).map_err(|_| cursor.damaged("no length of a delta"))?,
-            ),
-        };
+        let content = content_of(cursor.number()?);
+        let content = content.ok_or_else(|| cursor.damaged("no length of a delta"))?;
         tick.content.push((PageRun::from_range(start..end), content));
     }
     if !lies_within(&tick.content, &tick.runs) {
         return Err(cursor.damaged("contents of pages that were not written"));
     }
     Ok(())
+}
+
+/// What a page holds, as a number.
+pub(super) fn content_code(content: PageContent) -> u64 {
+    match content {
+        PageContent::Zero => 0,
+        PageContent::Unchanged => 1,
+        PageContent::Full => 2,
+        PageContent::Delta(bytes) => 3 + u64::from(bytes),
+    }
+}
+
+/// Undoes [`content_code`].
+pub(super) fn content_of(code: u64) -> Option<PageContent> {
+    Some(match code {
+        0 => PageContent::Zero,
+        1 => PageContent::Unchanged,
+        2 => PageContent::Full,
+        delta => PageContent::Delta(u16::try_from(delta - 3).ok()?),
+    })
 }
 
 /// Appends runs that are ascending and do not touch.

@@ -25,7 +25,7 @@
 //! | | 3 | zero |
 //! | | 4 | number of ticks, at least 1 |
 //! | | 4 | stored bytes of the payload |
-//! | | 4 | bytes of the payload when plain (coding 2: the same as stored) |
+//! | | 4 | bytes of the payload when plain |
 //! | | 8 | end of the first tick |
 //! | | 8 | end of the last tick |
 //! | | 4 | CRC of the stored payload |
@@ -141,15 +141,18 @@ fn crc_of(head: &[u8], body: &[u8]) -> u32 {
 #[non_exhaustive]
 pub enum Coding {
     /// Differences in as few bytes as each needs. Quickest to read.
-    #[default]
     Plain,
     /// The same as an LZ4 block, if that is shorter. Needs the feature `lz4`.
     #[cfg(feature = "lz4")]
     Lz4,
+    /// In an arithmetic code with a model of what follows what. Smallest.
+    #[default]
+    Modelled,
 }
 
 pub(super) const PLAIN: u8 = 0;
 pub(super) const LZ4: u8 = 1;
+pub(super) const MODELLED: u8 = 2;
 
 /// What stands before the ticks of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

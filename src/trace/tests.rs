@@ -21,6 +21,7 @@ pub(super) const CODINGS: &[Coding] = &[
     Coding::Plain,
     #[cfg(feature = "lz4")]
     Coding::Lz4,
+    Coding::Modelled,
 ];
 
 pub(super) fn write(
@@ -80,7 +81,11 @@ fn content() -> impl Strategy<Value = Option<PageContent>> {
 
 prop_compose! {
     fn tick()(
-        step in prop_oneof![9_900_000_u64..10_100_000, 1_u64..100, any::<u32>().prop_map(u64::from)],
+        step in prop_oneof![
+            9_900_000_u64..10_100_000,
+            1_u64..100,
+            any::<u32>().prop_map(|nanos| u64::from(nanos).max(1)),
+        ],
         runs in runs(PAGES),
         requests: Option<u32>,
         in_flight: Option<u32>,
@@ -216,7 +221,7 @@ fn every_prefix_is_unfinished_and_gives_its_whole_chunks() {
         let saved = salvaged(cut);
         assert_eq!(saved.is_some(), length >= head, "{length}");
         let saved = saved.unwrap_or_default();
-        assert!(saved.len() >= most && ticks.starts_with(&saved) && saved.len() % 10 == 0);
+        assert!(saved.len() >= most && ticks.starts_with(&saved) && saved.len().is_multiple_of(10));
         most = saved.len();
     }
     assert_eq!(most, 100);
@@ -336,4 +341,104 @@ fn text_comes_back_and_becomes_ticks() {
     let mut tick = TraceTick::default();
     assert!(reader.next_tick(&mut tick).unwrap());
     assert_eq!(tick, TraceTick::new(Tick::from_nanos(7), vec![run(5, 4), run(10, 1)]));
+}
+
+#[test]
+fn a_recorder_makes_ticks_of_harvests() {
+    use std::sync::Arc;
+
+    use crate::bitmap::AtomicBitmap;
+    use crate::dirty::MarkedTracker;
+
+    let bitmap = Arc::new(AtomicBitmap::new(100));
+    let mut tracker = MarkedTracker::new(Arc::clone(&bitmap));
+    let header = TraceHeader::new(100, "recorded");
+    // What was written before is not part of the trace.
+    bitmap.mark(PageIndex::new(50));
+    let options = WriterOptions::default();
+    let mut recorder = TraceRecorder::begin(&mut tracker, Vec::new(), &header, options).unwrap();
+    let facts = TickFacts { requests: Some(3), in_flight: Some(2), guest_time: None };
+    for ms in [10, 20, 30] {
+        if ms != 20 {
+            [7, 8, 9, 40].into_iter().for_each(|page| bitmap.mark(PageIndex::new(page + ms / 10)));
+        }
+        let now = Tick::from_nanos(ms * 1_000_000);
+        let harvest = recorder.tick(&mut tracker, now, facts).unwrap();
+        assert_eq!(harvest.pages, if ms == 20 { 0 } else { 4 });
+    }
+    let again = recorder.tick(&mut tracker, Tick::from_nanos(30_000_000), facts);
+    assert!(matches!(again, Err(RecordError::Trace(TraceError::Order { tick: 3, .. }))));
+    let (bytes, written) = recorder.finish().unwrap();
+    assert_eq!((written.ticks, written.page_events), (3, 8));
+    let ticks = rest(&mut open(&bytes).unwrap()).unwrap();
+    let runs: Vec<_> = ticks.iter().map(|tick| tick.runs.clone()).collect();
+    assert_eq!(runs, [vec![run(8, 3), run(41, 1)], vec![], vec![run(10, 3), run(43, 1)]]);
+    assert!(ticks.iter().all(|tick| tick.requests == Some(3) && tick.in_flight == Some(2)));
+    let other = TraceHeader::new(99, "");
+    let error = TraceRecorder::begin(&mut tracker, Vec::new(), &other, options).unwrap_err();
+    assert!(matches!(error, RecordError::Pages { tracker: 100, trace: 99 }));
+}
+
+#[test]
+fn ten_minutes_of_a_large_guest_are_read_in_little_memory() {
+    let spec = synth::SynthSpec::parse("uniform:rate=3000+gc-ring:rate=100000").unwrap();
+    let (tick, length) = (Duration::from_millis(100), Duration::from_secs(600));
+    // 64 GiB, and at the end the worst tick that there can be.
+    let trace = synth::SynthTrace::new(spec, 64 << 18, tick, length, 1).unwrap();
+    let mut source = trace.open().unwrap();
+    let mut header = source.header().clone();
+    header.pages = 1 << 32;
+    for coding in CODINGS {
+        source.seek(Tick::ZERO).unwrap();
+        let options = WriterOptions { coding: *coding, ..WriterOptions::default() };
+        let mut writer = TraceWriter::new(Vec::new(), &header, options).unwrap();
+        let mut tick = TraceTick::default();
+        while source.next_tick(&mut tick).unwrap() {
+            writer.push(&tick).unwrap();
+        }
+        let most = crate::limits::TRACE_TICK_RUNS_MAX;
+        tick.end = writer.written().end + Duration::from_millis(100);
+        tick.runs.extend((0..most).map(|n| run(n * 200, 1 + n % 5)));
+        tick.content.extend(tick.runs.iter().map(|run| (run.split_at(1).0, PageContent::Full)));
+        tick.content.truncate(usize::try_from(most / 2).unwrap());
+        writer.push(&tick).unwrap();
+        drop(std::mem::take(&mut tick));
+        let (bytes, written) = writer.finish().unwrap();
+        let counted = allocation_counter::measure(|| {
+            let mut reader = open(&bytes).unwrap();
+            let mut events = 0;
+            while reader.next_tick(&mut tick).unwrap() {
+                events += tick.pages();
+            }
+            assert_eq!(events, written.page_events);
+            drop(std::mem::take(&mut tick));
+        });
+        assert!(counted.bytes_max < 256 << 20, "{coding:?}: {counted:?}");
+    }
+}
+
+#[test]
+fn few_bytes_cannot_ask_for_much() {
+    // A modelled chunk whose plain length is a lie: more runs than it pays for.
+    let (header, ticks) = regular(1000);
+    let (mut bytes, _) = write(&header, &ticks, options(100_000, Coding::Modelled));
+    let at = bytes.windows(4).position(|w| w == b"CHNK").unwrap();
+    bytes[at + 16..at + 20].copy_from_slice(&1000_u32.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[at..at + 40]);
+    bytes[at + 40..at + 44].copy_from_slice(&crc.to_le_bytes());
+    let error = open(&bytes).and_then(|mut reader| rest(&mut reader)).unwrap_err();
+    assert!(error.to_string().contains("the chunk holds more than it announces"), "{error}");
+}
+
+#[cfg(not(feature = "lz4"))]
+#[test]
+fn without_lz4_its_chunks_are_named() {
+    let (header, ticks) = regular(10);
+    let (mut bytes, _) = write(&header, &ticks, options(1000, Coding::Plain));
+    let at = bytes.windows(4).position(|w| w == b"CHNK").unwrap();
+    bytes[at + 4] = 1;
+    let crc = crc32fast::hash(&bytes[at..at + 40]);
+    bytes[at + 40..at + 44].copy_from_slice(&crc.to_le_bytes());
+    let error = open(&bytes).and_then(|mut reader| rest(&mut reader)).unwrap_err();
+    assert!(matches!(error, TraceError::NeedsLz4 { offset } if offset == at as u64));
 }

@@ -10,7 +10,7 @@ use crate::limits;
 use crate::units::Tick;
 
 use super::format::{self, ChunkHeader, Coding, IndexEntry, Prefix};
-use super::{TraceError, TraceHeader, TraceTick, coding, header};
+use super::{TraceError, TraceHeader, TraceTick, coding, header, model};
 
 /// A chunk of this many plain bytes is closed before its time is over.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -28,7 +28,7 @@ pub struct WriterOptions {
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { chunk: Duration::from_secs(1), coding: Coding::default() }
+        Self { chunk: Duration::from_secs(4), coding: Coding::default() }
     }
 }
 
@@ -150,7 +150,7 @@ impl<W: Write> TraceWriter<W> {
         }
         let payload = std::mem::take(&mut self.payload);
         let mut packed = std::mem::take(&mut self.packed);
-        let code = pack(self.options.coding, &payload, &mut packed);
+        let code = self.pack(&payload, &mut packed);
         let stored = if code == format::PLAIN { &payload } else { &packed };
         let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let header = ChunkHeader {
@@ -170,6 +170,21 @@ impl<W: Write> TraceWriter<W> {
         (self.payload, self.packed) = (payload, packed);
         self.payload.clear();
         Ok(())
+    }
+
+    /// Packs a payload, if that makes it shorter. Says which coding it has now.
+    fn pack(&self, payload: &[u8], packed: &mut Vec<u8>) -> u8 {
+        packed.clear();
+        let (code, done) = match self.options.coding {
+            Coding::Plain => return format::PLAIN,
+            #[cfg(feature = "lz4")]
+            Coding::Lz4 => (format::LZ4, pack_lz4(payload, packed)),
+            Coding::Modelled => {
+                let done = model::pack(&self.header, self.first, payload, packed);
+                (format::MODELLED, done.is_ok())
+            }
+        };
+        if done && packed.len() < payload.len() { code } else { format::PLAIN }
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), TraceError> {
@@ -201,20 +216,10 @@ impl<W: Write> TraceWriter<W> {
     }
 }
 
-/// Packs a payload, if that makes it shorter. Says which coding it has now.
-fn pack(coding: Coding, payload: &[u8], packed: &mut Vec<u8>) -> u8 {
-    match coding {
-        Coding::Plain => format::PLAIN,
-        #[cfg(feature = "lz4")]
-        Coding::Lz4 => {
-            packed.resize(lz4_flex::block::get_maximum_output_size(payload.len()), 0);
-            match lz4_flex::block::compress_into(payload, packed) {
-                Ok(length) if length < payload.len() => {
-                    packed.truncate(length);
-                    format::LZ4
-                }
-                _ => format::PLAIN,
-            }
-        }
-    }
+#[cfg(feature = "lz4")]
+fn pack_lz4(payload: &[u8], packed: &mut Vec<u8>) -> bool {
+    packed.resize(lz4_flex::block::get_maximum_output_size(payload.len()), 0);
+    let length = lz4_flex::block::compress_into(payload, packed);
+    packed.truncate(length.as_ref().map_or(0, |length| *length));
+    length.is_ok()
 }

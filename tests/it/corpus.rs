@@ -6,19 +6,23 @@ use std::path::{Path, PathBuf};
 
 use precopy::fuzzing::{
     fuzz_deframe, fuzz_destination_session, fuzz_lz4, fuzz_message, fuzz_pages,
-    fuzz_source_session, sample_frames, sample_page_frame, sample_stream,
+    fuzz_source_session, fuzz_trace, fuzz_trace_text, sample_frames, sample_page_frame,
+    sample_stream, sample_trace,
 };
+use precopy::trace::Coding;
 use precopy::wire::HEADER_BYTES;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 6] = [
+const TARGETS: [Target; 8] = [
     ("deframe", fuzz_deframe),
     ("message", fuzz_message),
     ("pages", fuzz_pages),
     ("lz4", fuzz_lz4),
     ("source_session", fuzz_source_session),
     ("destination_session", fuzz_destination_session),
+    ("trace", fuzz_trace),
+    ("trace_text", fuzz_trace_text),
 ];
 
 fn corpus(target: &str) -> PathBuf {
@@ -77,6 +81,20 @@ fn write_seeds() {
     }
     seeds.push(("lz4", "page".into(), b"words and words and words".repeat(40)));
     seeds.push(("lz4", "block".into(), body[body.len() - 40..].to_vec()));
+    let codings = [
+        ("plain", Coding::Plain),
+        #[cfg(feature = "lz4")]
+        ("lz4", Coding::Lz4),
+        ("modelled", Coding::Modelled),
+    ];
+    for (name, coding) in codings {
+        seeds.push(("trace", name.into(), [&[1], &sample_trace(coding)[..]].concat()));
+    }
+    seeds.push(("trace", "as-it-is".into(), [&[0], &sample_trace(Coding::Plain)[..]].concat()));
+    let text = "{\"format\": \"dirty-trace-text\", \"version\": 1, \"page_size\": 4096, \
+                \"pages\": 60, \"epoch_ns\": 10000000}\n10 1:2 0:1 4:f\n20\n30 3b:1\n";
+    seeds.push(("trace_text", "three-epochs".into(), text.into()));
+    seeds.push(("trace_text", "windows".into(), text.replace('\n', "\r\n").into()));
     for (target, name, bytes) in seeds {
         let folder = corpus(target);
         fs::create_dir_all(&folder).expect("can write to the source tree");

@@ -13,13 +13,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The ground: words, bounds, system calls.
     ("units", &[]),
     ("limits", &[]),
+    ("rng", &[]),
     ("sync", &[]),
     ("sys", &["limits", "region", "units"]),
     ("region", &["limits", "units"]),
     ("bitmap", &["sync", "sys", "units"]),
     // Plain data, policies, and the traits at whose seams back-ends plug in.
     ("policy", &["bitmap", "limits", "units"]),
-    ("trace", &["bitmap", "limits", "units"]),
+    ("trace", &["bitmap", "dirty", "limits", "policy", "rng", "units"]),
     ("report", &["policy", "units"]),
     ("guest", &["report", "units"]),
     ("encode", &["units"]),
@@ -52,9 +53,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "sim",
-        &["bitmap", "limits", "policy", "region", "report", "session", "trace", "units", "wire"],
+        &[
+            "bitmap", "limits", "policy", "region", "report", "rng", "session", "trace", "units",
+            "wire",
+        ],
     ),
-    ("fuzzing", &["bitmap", "encode", "limits", "policy", "region", "session", "units", "wire"]),
+    (
+        "fuzzing",
+        &["bitmap", "encode", "limits", "policy", "region", "session", "trace", "units", "wire"],
+    ),
 ];
 
 /// Single files that join two back-ends, because that is their purpose.

@@ -22,7 +22,10 @@ pub(crate) use simulate::{SimulateArgs, WorkloadName};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
 };
-pub(crate) use trace::{CatArgs, ImportArgs, SalvageArgs, TraceArgs, TraceCommand};
+pub(crate) use trace::{
+    CatArgs, ImportArgs, RecordArgs, RecordGuest, SalvageArgs, SynthArgs, TraceArgs, TraceCommand,
+    TraceInfoArgs,
+};
 
 use crate::{exit, parse};
 

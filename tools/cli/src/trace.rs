@@ -4,8 +4,11 @@
 mod cat;
 mod file;
 mod import;
+mod info;
 mod open;
+mod record;
 mod salvage;
+mod synth;
 
 use crate::args::{TraceArgs, TraceCommand};
 use crate::exit::Exit;
@@ -16,6 +19,9 @@ pub(crate) use open::text as open_text;
 pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
     match &args.command {
         TraceCommand::Import(args) => import::run(args),
+        TraceCommand::Info(args) => info::run(args),
+        TraceCommand::Record(args) => record::run(args),
+        TraceCommand::Synth(args) => synth::run(args),
         TraceCommand::Cat(args) => cat::run(args),
         TraceCommand::Salvage(args) => salvage::run(args),
     }

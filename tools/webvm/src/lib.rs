@@ -29,6 +29,7 @@ mod mapped;
 pub mod net;
 mod pattern;
 mod ram;
+pub mod record;
 mod shared;
 pub mod site;
 pub mod sla;

@@ -7,12 +7,16 @@ use std::time::Duration;
 use clap::{Subcommand, ValueEnum};
 use precopy::trace::{Coding, WriterOptions};
 
+use super::{GuestArgs, TrackerName};
 use crate::parse;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
   precopy trace import web-50.trace.zst web-50.ptrace
+  precopy trace info web-50.ptrace
+  precopy trace synth zipf+bursts --for 60s bursts.ptrace
+  precopy trace record --guest web --for 60s web.ptrace
   precopy trace cat web-50.ptrace --from 10s --for 1s")]
 pub(crate) struct TraceArgs {
     #[command(subcommand)]
@@ -23,6 +27,12 @@ pub(crate) struct TraceArgs {
 pub(crate) enum TraceCommand {
     /// Turn a text trace, compressed or not, into a binary one
     Import(ImportArgs),
+    /// Say what a trace is like: dirty rate, working sets, hot pages, bursts
+    Info(TraceInfoArgs),
+    /// Record what a guest writes
+    Record(Box<RecordArgs>),
+    /// Make the trace of a synthetic guest
+    Synth(SynthArgs),
     /// Print a trace as text
     Cat(CatArgs),
     /// Keep what is whole of a trace that was cut off or damaged
@@ -33,7 +43,7 @@ pub(crate) enum TraceCommand {
 #[derive(clap::Args, Debug)]
 pub(crate) struct FileArgs {
     /// How ticks are stored
-    #[arg(long, value_enum, default_value_t = CodingName::Lz4)]
+    #[arg(long, value_enum, default_value_t = CodingName::Modelled)]
     pub(crate) coding: CodingName,
     /// Time after which a chunk is closed: a damaged byte loses one, a longer one is smaller
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = parse::time)]
@@ -57,6 +67,8 @@ pub(crate) enum CodingName {
     Plain,
     /// The same, compressed with LZ4
     Lz4,
+    /// In an arithmetic code: smallest
+    Modelled,
 }
 
 impl From<CodingName> for Coding {
@@ -64,6 +76,7 @@ impl From<CodingName> for Coding {
         match name {
             CodingName::Plain => Self::Plain,
             CodingName::Lz4 => Self::Lz4,
+            CodingName::Modelled => Self::Modelled,
         }
     }
 }
@@ -127,4 +140,111 @@ pub(crate) struct SalvageArgs {
     /// Print what was salvaged as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  precopy trace info web-50.ptrace
+  precopy trace info --json *.ptrace
+
+The working set of a window is the mean number of distinct pages over all windows of that length.
+Dispersion is the variance of the page events in bins of a length over their mean: 1 if they came
+independently. With --json there is one object a line for each trace.")]
+pub(crate) struct TraceInfoArgs {
+    /// The traces
+    #[arg(value_name = "TRACE", required = true)]
+    pub(crate) traces: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  precopy trace synth --list
+  precopy trace synth zipf:rate=20000,exponent=1.1 zipf.ptrace
+  precopy trace synth zipf+gc-ring+bursts+diurnal mixed.ptrace --memory 64GiB --for 10m
+  precopy trace synth jump jump.ptrace --seed 7
+
+A guest is a list of writers and modulators, joined by `+`. Writers say which pages are written,
+modulators change the rate of all of them over time. Same guest, size and seed: same trace.")]
+pub(crate) struct SynthArgs {
+    /// Writers and modulators: `name[:parameter=value,...][+...]`
+    #[arg(value_name = "GUEST", required_unless_present = "list")]
+    pub(crate) guest: Option<String>,
+    /// The trace to write
+    #[arg(value_name = "TRACE", required_unless_present = "list")]
+    pub(crate) to: Option<PathBuf>,
+    /// Memory of the guest
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse::size)]
+    pub(crate) memory: u64,
+    /// Length of the trace
+    #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = parse::time)]
+    pub(crate) time: Duration,
+    /// Length of a tick
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = parse::time)]
+    pub(crate) tick: Duration,
+    /// Seed of everything that is random
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    /// List writers and modulators with their parameters
+    #[arg(long, conflicts_with_all = ["guest", "to"])]
+    pub(crate) list: bool,
+    /// Print what was written, or the list, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  precopy trace record --guest web --for 60s web.ptrace
+  precopy trace record --guest web --memory 512MiB --users 100 --for 2m small.ptrace
+  precopy trace record --guest counters --pattern zipf --rate 50000 --for 10s counters.ptrace
+  precopy trace record --guest counters --tracker pagemap --json counters.ptrace
+
+A file that was cut off (kill, full disk) keeps what it has: see `precopy trace salvage`. Ctrl-C
+ends the recording early, and the file is whole.")]
+pub(crate) struct RecordArgs {
+    /// The trace to write
+    #[arg(value_name = "TRACE")]
+    pub(crate) to: PathBuf,
+    /// Which guest is started and recorded
+    #[arg(long = "guest", value_enum, default_value_t = RecordGuest::Web)]
+    pub(crate) kind: RecordGuest,
+    /// How long to record
+    #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = parse::time)]
+    pub(crate) time: Duration,
+    /// From one harvest to the next
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = parse::time)]
+    pub(crate) tick: Duration,
+    /// How long the guest runs before it is recorded, for the site after its users came in
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse::time)]
+    pub(crate) warm_up: Duration,
+    /// What finds the counters' writes
+    #[arg(long, value_enum, default_value_t = TrackerName::Marked)]
+    pub(crate) tracker: TrackerName,
+    /// Concurrent users of the site [default: 600 for 2 GiB, in proportion]
+    #[arg(long, value_name = "N")]
+    pub(crate) users: Option<u32>,
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    /// Print what was recorded as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What can be recorded.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RecordGuest {
+    /// The Web 2.0 site, with users
+    Web,
+    /// Pages that count their writes
+    Counters,
 }

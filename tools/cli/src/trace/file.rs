@@ -40,6 +40,10 @@ pub(super) fn discard_if_failed<T>(result: anyhow::Result<T>, path: &Path) -> an
     result
 }
 
+/// Nothing to be printed beside what was written.
+#[derive(Debug, Serialize)]
+pub(super) struct Nothing {}
+
 /// What was written, as it is printed.
 #[derive(Debug, Serialize)]
 pub(super) struct Said<'a, More: Serialize> {

@@ -8,8 +8,8 @@ use anyhow::Context;
 use lab::traces::Companion;
 use precopy::trace::{TraceHeader, TraceTick, TraceWriter, Written};
 use precopy::units::Tick;
-use serde::Serialize;
 
+use super::file::Nothing;
 use super::open::AnyText;
 use super::{file, open};
 use crate::args::ImportArgs;
@@ -28,8 +28,6 @@ pub(super) fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
     let written = import(args, text, companion.as_ref(), sink)
         .with_context(|| format!("Could not import {}", args.from.display()));
     let written = file::discard_if_failed(written, &args.to)?;
-    #[derive(Debug, Serialize)]
-    struct Nothing {}
     file::say(&args.to, written, Nothing {}, args.json)?;
     Ok(Exit::Done)
 }

@@ -10,4 +10,5 @@ mod predict;
 mod replay;
 mod simulate;
 mod support;
+mod trace;
 mod words;

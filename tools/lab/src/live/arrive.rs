@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use precopy::bitmap::AtomicBitmap;
 use precopy::engine::{CancelToken, CreatedGuest, DestinationOptions, EngineEvent, Receiver};
 use precopy::guest::{GuestControl, GuestError};
 use precopy::memory::{MapOptions, MappedMemory};
@@ -19,6 +20,7 @@ use webvm::net::{PortError, Uplink};
 use webvm::site::LiveSite;
 
 use super::LiveError;
+use super::host::hook;
 
 /// Longest wait for the switch.
 pub(super) const UPLINK_LIMIT: Duration = Duration::from_secs(5);
@@ -51,6 +53,7 @@ pub(super) fn receive(
     mut receiver: Receiver,
     uplink: SocketAddr,
     cancel: &CancelToken,
+    marks: Option<Arc<AtomicBitmap>>,
     commit: fn(),
 ) -> Result<Arrived, LiveError> {
     let mut made: Made = None;
@@ -63,7 +66,7 @@ pub(super) fn receive(
         let memory = MappedMemory::new(hello.regions.clone(), map)
             .map_err(|error| GuestError::because("get its memory", error))?;
         let memory = Arc::new(memory);
-        let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, None)?;
+        let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, hook(marks.clone()))?;
         let network = Arc::new(Mutex::new(Network::new(uplink)));
         made = Some((Arc::clone(&memory), site.clone(), Arc::clone(&network)));
         Ok(CreatedGuest { memory, guest: Box::new(Arriving { site, network, commit }) })

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use precopy::bitmap::AtomicBitmap;
 use precopy::dirty::{self, DirtyTracker};
 use precopy::engine::{
     self, CancelToken, EventSink, MigrateError, Receiver, SourceOptions, SourceParts,
@@ -16,8 +17,10 @@ use precopy::report::{DestinationReport, Report};
 use precopy::sys::Backing;
 use precopy::transport::{TcpConnector, TcpOptions};
 use precopy::units::PageSize;
+use webvm::WriteHook;
 use webvm::net::Uplink;
 use webvm::net::rig::Side;
+use webvm::record::also_marking;
 use webvm::site::{LiveClock, LiveSite};
 
 use super::arrive::{Arrived, UPLINK_LIMIT, listen, receive};
@@ -29,7 +32,7 @@ use super::{Destination, LiveError, LiveOptions};
 pub(super) struct Hosted {
     pub(super) side: Side,
     pub(super) site: LiveSite,
-    memory: Arc<MappedMemory>,
+    pub(super) memory: Arc<MappedMemory>,
     tracker: Box<dyn DirtyTracker>,
     tracker_why: String,
 }
@@ -40,11 +43,13 @@ impl Hosted {
         options: &LiveOptions,
         clock: LiveClock,
         side: Side,
+        marks: Option<Arc<AtomicBitmap>>,
     ) -> Result<Self, LiveError> {
         let config = options.site.clone();
         let table = RegionTable::single(PageSize::BASE, config.pages)?;
         let memory = Arc::new(MappedMemory::new(table, MapOptions::new(Backing::Anonymous))?);
-        let hook = options.recorder.as_ref().map(|recorder| recorder.hook());
+        let validated = options.recorder.as_ref().map(|recorder| recorder.hook());
+        let hook = validated.or_else(|| hook(marks));
         let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, hook)?;
         site.boot()?;
         if let Some(recorder) = &options.recorder {
@@ -104,6 +109,11 @@ pub(super) enum Went {
     There(There),
 }
 
+/// Marks what a recording harvests.
+pub(super) fn hook(marks: Option<Arc<AtomicBitmap>>) -> Option<WriteHook> {
+    marks.map(|bitmap| also_marking(bitmap, None))
+}
+
 /// What a destination gives back.
 pub(super) struct Taken {
     pub(super) guest: Went,
@@ -126,6 +136,7 @@ impl Receiving {
         place: &Place,
         side: Side,
         uplink: SocketAddr,
+        marks: Option<Arc<AtomicBitmap>>,
     ) -> Result<Self, LiveError> {
         let at = place.address(side);
         let program = match kind {
@@ -140,7 +151,7 @@ impl Receiving {
         let (address, cancel) = (receiver.local().to_owned(), CancelToken::new());
         let cancelled = cancel.clone();
         let work = move || {
-            let arrived = receive(receiver, uplink, &cancelled, || {})?;
+            let arrived = receive(receiver, uplink, &cancelled, marks, || {})?;
             let Arrived { memory, site, report, network, receiver } = arrived;
             let hosted = Box::new(Hosted::over(memory, site, side, None)?);
             let guest = Went::Here(hosted);

@@ -12,6 +12,7 @@ mod keeper;
 mod measure;
 mod place;
 mod process;
+mod record;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -31,10 +32,12 @@ use precopy::memory::MemoryError;
 use precopy::policy::{Guards, PolicyError};
 use precopy::region::RegionError;
 use precopy::report::{DestinationReport, Report};
+use precopy::trace::WriterOptions;
 use precopy::units::Tick;
 use serde::Serialize;
 use webvm::net::rig::{RigError, RigOptions};
 use webvm::net::{ClientsError, ClientsProgress, PortError, ProbeLog, ProberError, SwitchError};
+use webvm::record::{Recorded, RecordingError};
 use webvm::site::{SiteAudit, SiteConfig};
 use webvm::sla::{self, Sample, SlaReport};
 use webvm::users::{Counters, UsersConfig, UsersError};
@@ -123,6 +126,37 @@ pub struct LiveOptions {
     /// Which migration's destination is to die (counted from 0), and how long after its start: a
     /// process is killed (SIGKILL), a thread gives up.
     pub destination_dies: Option<(usize, Duration)>,
+    /// Whether the guest's writes are recorded to a file. A recording follows the guest to a host
+    /// that is a thread of this process, not to one that is a process of its own.
+    pub record: Option<RecordOptions>,
+}
+
+/// A trace that is recorded during a live experiment, by a tracker of its own: it goes on while
+/// the guest migrates, and at its new host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct RecordOptions {
+    /// The file; one that exists is written over.
+    pub path: PathBuf,
+    /// When it begins, after the start of the steady state.
+    pub begin: Duration,
+    /// Intended length of a tick.
+    pub tick: Duration,
+    /// How the file is written.
+    pub writer: WriterOptions,
+}
+
+impl RecordOptions {
+    /// A recording of the whole steady state to this file, in ticks of 10 ms.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            begin: Duration::ZERO,
+            tick: Duration::from_millis(10),
+            writer: WriterOptions::default(),
+        }
+    }
 }
 
 impl LiveOptions {
@@ -150,6 +184,7 @@ impl LiveOptions {
             destination: Destination::Thread,
             recorder: None,
             destination_dies: None,
+            record: None,
         }
     }
 }
@@ -185,6 +220,14 @@ pub enum LiveError {
     /// The engine.
     #[error("The migration could not be tried")]
     Migrate(#[from] MigrateError),
+    /// The recording.
+    #[error("The guest's writes cannot be recorded to {}", path.display())]
+    Record {
+        /// The trace file.
+        path: PathBuf,
+        /// What failed.
+        source: RecordingError,
+    },
     /// The switch.
     #[error("The experiment has no network")]
     Switch(#[from] SwitchError),
@@ -332,6 +375,17 @@ pub struct LiveMigration {
     pub audit: Option<SiteAudit>,
 }
 
+/// A recording that was made during a live experiment.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LiveRecording {
+    /// Time 0 of the trace, since the start of the run.
+    pub began: Tick,
+    /// What was recorded, and what it cost.
+    #[serde(flatten)]
+    pub recorded: Recorded,
+}
+
 /// What a live experiment gave.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -356,6 +410,8 @@ pub struct LiveRun {
     pub migrations: Vec<LiveMigration>,
     /// What the users counted.
     pub counters: Counters,
+    /// The recording, if there is one.
+    pub recorded: Option<LiveRecording>,
     /// Every action.
     pub samples: Vec<Sample>,
     /// Every probe.

@@ -136,7 +136,7 @@ pub fn serve(
         .spawn(listening)
         .map_err(|source| LiveError::Thread { name, source })?;
     let commit = if dies_at_commit { || std::process::abort() } else { || {} };
-    let arrived = match receive(receiver, uplink, &cancel, commit) {
+    let arrived = match receive(receiver, uplink, &cancel, None, commit) {
         Ok(arrived) => arrived,
         Err(error) => {
             return say(&Answer::NotTaken { why: chain(&error), never_ran: never_ran(&error) });

@@ -23,7 +23,8 @@ use super::host::{Hosted, Receiving, Taken};
 use super::keeper::{Keeper, letter};
 use super::measure::{self, Downtimes};
 use super::place::Place;
-use super::{LiveError, LiveEvent, LiveMigration, LiveOptions, LiveRun};
+use super::record::Recorder;
+use super::{LiveError, LiveEvent, LiveMigration, LiveOptions, LiveRecording, LiveRun};
 
 /// How often spectators are told how it goes.
 const PROGRESS: Duration = Duration::from_millis(250);
@@ -54,8 +55,10 @@ pub fn run(
     (network.clients, network.uplinks) = (at_b, Some(at_b));
     let switch = place.inside(Side::B, || Switch::start(network))??;
     let uplink = switch.uplink_address().unwrap_or(at_b);
+    let recorder = Recorder::new(options);
     // Booting a large guest takes seconds, which are not part of the run.
-    let mut hosted = Box::new(Hosted::boot(options, LiveClock::start(), Side::A)?);
+    let mut hosted =
+        Box::new(Hosted::boot(options, LiveClock::start(), Side::A, recorder.marks())?);
     hosted.start(&place, uplink)?;
 
     let origin = Instant::now();
@@ -74,6 +77,7 @@ pub fn run(
         origin,
         clients,
         keeper: Keeper::Here(hosted),
+        recorder,
         cancel,
         sink,
         notes,
@@ -85,10 +89,14 @@ pub fn run(
         experiment.notes.push(format!("The experiment ended early: {}", chain(&error)));
         experiment.clients.stop();
     }
-    experiment.pass_to_the_end();
-    let Experiment { clients, keeper, migrations, notes, .. } = experiment;
+    if let Err(error) = experiment.pass_to_the_end() {
+        experiment.notes.push(chain(&error));
+    }
+    let recorded = experiment.recorder.finish(origin);
+    let Experiment { clients, keeper, migrations, mut notes, .. } = experiment;
+    let recorded = recorded.map_err(|error| notes.push(chain(&error))).ok().flatten();
     let (log, probes) = (clients.finish()?, prober.finish()?);
-    let seen = Measured { keeper, migrations, log, probes, notes };
+    let seen = Measured { keeper, migrations, recorded, log, probes, notes };
     Ok(conclude(options, &place, &switch, seen))
 }
 
@@ -101,6 +109,7 @@ struct Experiment<'a> {
     origin: Instant,
     clients: LiveClients,
     keeper: Keeper,
+    recorder: Recorder<'a>,
     cancel: &'a CancelToken,
     sink: &'a mut dyn FnMut(&LiveEvent),
     notes: Vec<String>,
@@ -120,9 +129,11 @@ impl Experiment<'_> {
     }
 
     /// Lets time pass until the users have ended, which they do within seconds of a cancel.
-    fn pass_to_the_end(&mut self) {
+    fn pass_to_the_end(&mut self) -> Result<(), LiveError> {
+        let mut all = Ok(());
         while !self.clients.progress().over {
             self.tell();
+            all = all.and(self.begin_to_record());
             sleep(LOOK);
             if let Some(why) = self.keeper.lost() {
                 let lost = format!("The guest is lost with its host: {}", chain(&why));
@@ -132,6 +143,17 @@ impl Experiment<'_> {
                 self.clients.stop();
             }
         }
+        all
+    }
+
+    /// Begins to record the guest, if that is asked for and due.
+    fn begin_to_record(&mut self) -> Result<(), LiveError> {
+        let steady = self.options.users.steady_start();
+        let now = self.now();
+        let since = (now >= steady).then(|| now.since(steady));
+        let Keeper::Here(hosted) = &self.keeper else { return Ok(()) };
+        let what = self.options.site.to_string();
+        self.recorder.begin_if_due(since, &hosted.site, &hosted.memory, &what)
     }
 
     fn tell(&mut self) {
@@ -153,6 +175,7 @@ impl Experiment<'_> {
             let due = steady + *at;
             while self.now() < due && !self.is_over() {
                 self.tell();
+                self.begin_to_record()?;
                 sleep(due.since(self.now()).min(LOOK));
             }
             // From a process of its own it cannot be moved on.
@@ -161,6 +184,7 @@ impl Experiment<'_> {
                 break;
             }
             let from = hosted.side;
+            self.begin_to_record()?;
             self.migrate(number, from)?;
         }
         Ok(())
@@ -188,7 +212,8 @@ impl Experiment<'_> {
     fn migrate(&mut self, number: usize, from: Side) -> Result<(), LiveError> {
         let to = if from == Side::A { Side::B } else { Side::A };
         let kind = &self.options.destination;
-        let mut receiving = Receiving::start(kind, self.place, to, self.uplink)?;
+        let mut receiving =
+            Receiving::start(kind, self.place, to, self.uplink, self.recorder.marks())?;
         let process = receiving.process();
         if let Some(id) = process {
             let note = format!("The destination of migration {} is process {id}", number + 1);
@@ -256,6 +281,9 @@ impl Experiment<'_> {
             (Outcome::HandedOver | Outcome::InDoubt, Ok(taken)) => {
                 let Taken { guest, report: destination, network, .. } = taken;
                 self.keeper = guest.into();
+                if let Keeper::Here(hosted) = &self.keeper {
+                    self.recorder.moved(&hosted.site);
+                }
                 let blackout = self.keeper.blackout();
                 migration.downtime.engine =
                     blackout.or_else(|| Some(report.downtime?.source_total));
@@ -380,13 +408,14 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 struct Measured {
     keeper: Keeper,
     migrations: Vec<LiveMigration>,
+    recorded: Option<LiveRecording>,
     log: ClientsLog,
     probes: ProbeLog,
     notes: Vec<String>,
 }
 
 fn conclude(options: &LiveOptions, place: &Place, switch: &Switch, measured: Measured) -> LiveRun {
-    let Measured { mut keeper, mut migrations, log, probes, mut notes } = measured;
+    let Measured { mut keeper, mut migrations, recorded, log, probes, mut notes } = measured;
     for migration in &mut migrations {
         measure::fill(migration, &log.samples, &probes);
     }
@@ -426,6 +455,7 @@ fn conclude(options: &LiveOptions, place: &Place, switch: &Switch, measured: Mea
         end: log.end,
         migrations,
         counters: log.users.counters(),
+        recorded,
         samples: log.samples,
         probes,
         sla,

@@ -8,6 +8,7 @@
 mod companion;
 mod error;
 mod measured;
+mod profile;
 mod reader;
 mod shipped;
 mod trace;
@@ -22,6 +23,7 @@ pub use measured::{OpsPoint, Q300, USERS as Q300_USERS, q300};
 pub use precopy::trace::text::{
     TextEpoch as Epoch, TextError, TextHeader as Header, TextLimits as Limits, TextReader,
 };
+pub use profile::{ContentShares, Dispersion, HotShare, Profile, Rate, WindowPages};
 pub use reader::{Unzstd, compressed, decompress};
 pub use shipped::Recording;
 pub use trace::Trace;

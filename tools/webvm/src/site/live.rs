@@ -42,6 +42,7 @@ struct Shared {
     measured: Mutex<Measured>,
     waker: Mutex<Option<PortWaker>>,
     in_flight: AtomicU32,
+    answered: AtomicU64,
     stolen_ns: AtomicU64,
     fault: Mutex<Option<String>>,
     /// Others that want to look inside while the guest runs.
@@ -115,6 +116,7 @@ impl LiveSite {
             measured: Mutex::new(Measured::new()),
             waker: Mutex::new(None),
             in_flight: AtomicU32::new(0),
+            answered: AtomicU64::new(0),
             stolen_ns: AtomicU64::new(0),
             fault: Mutex::new(None),
             wanted: AtomicU32::new(0),
@@ -209,6 +211,13 @@ impl LiveSite {
         self.shared.visit(|inside| inside.site.as_ref().map(Site::counters)).unwrap_or_default()
     }
 
+    /// Requests answered, as of the guest's last step; unlike [`counters`](Self::counters) it
+    /// does not disturb the guest.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.shared.answered.load(Ordering::Relaxed)
+    }
+
     /// Processor time that tracking has taken from the guest so far.
     #[must_use]
     pub fn stolen(&self) -> Duration {
@@ -271,10 +280,10 @@ impl Shared {
             while self.control.is_running() {
                 lock(&self.measured).step(monotonic_ns());
                 let idle_until = inside.step(clock, &self.stolen_ns);
-                self.in_flight.store(
-                    inside.site.as_ref().map_or(0, Site::requests_in_flight),
-                    Ordering::Relaxed,
-                );
+                if let Some(site) = &inside.site {
+                    self.in_flight.store(site.requests_in_flight(), Ordering::Relaxed);
+                    self.answered.store(site.counters().answered, Ordering::Relaxed);
+                }
                 if let Some(fault) = inside.memory.fault() {
                     *lock(&self.fault) = Some(fault);
                     self.control.begin_pause();
