@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use precopy::policy::order::orders;
 use precopy::policy::rate::rates;
 use precopy::policy::throttle::throttles;
-use precopy::policy::{ParameterInfo, PolicyError, StrategySpec, policies};
+use precopy::policy::{PolicyError, StrategySpec, nearest};
 use toml::de::DeTable;
 
 use super::error::PlanError;
-use super::names::{hint, nearest, shorten};
+use super::names::{hint, shorten};
 use super::table::{Lines, Table};
 use super::{
     CHANGES_MAX, Change, Entry, LINKS_MAX, LinkSpec, OFFSETS_MAX, Origin, PLAN_BYTES_MAX, Plan,
@@ -163,25 +163,13 @@ fn strategy(table: &Table<'_>) -> Result<Entry, PlanError> {
     })
 }
 
-/// Everything that can be chosen by name, with its parameters: stop policies, then the others.
-fn parts() -> Vec<(&'static str, &'static [ParameterInfo])> {
-    let mut parts: Vec<_> = policies().iter().map(|info| (info.name, info.parameters)).collect();
-    parts.extend(orders().iter().map(|info| (info.name, info.parameters)));
-    parts.extend(rates().iter().map(|info| (info.name, info.parameters)));
-    parts.extend(throttles().iter().map(|info| (info.name, info.parameters)));
-    parts
-}
-
-/// An error of a strategy, with the nearest name of what is wrong in it.
+/// An error of a strategy, with the nearest name where the error itself has none.
 fn policy_error(line: usize, key: String, source: PolicyError) -> PlanError {
     let near = match &source {
-        PolicyError::UnknownPolicy { name, .. } | PolicyError::UnknownPart { name, .. } => {
-            let known: Vec<&str> = parts().iter().map(|(name, _)| *name).collect();
-            nearest(name, &known)
-        }
-        PolicyError::UnknownParameter { owner, parameter, .. } => {
-            let of = parts().into_iter().find(|(name, _)| name == owner).unwrap_or_default();
-            nearest(parameter, &of.1.iter().map(|info| info.name).collect::<Vec<_>>())
+        PolicyError::UnknownPart { name, .. } => {
+            let known = orders().iter().map(|info| info.name);
+            let known = known.chain(rates().iter().map(|info| info.name));
+            nearest(name, known.chain(throttles().iter().map(|info| info.name)))
         }
         _ => None,
     };

@@ -71,7 +71,8 @@ fn mistakes_give_line_key_and_nearest_name() {
         ("offsets = 30", "title = \"a\\u0007b\"", 1, &["title", "on one line"]),
     ] {
         let error = broken(line, by);
-        let text = format!("{error}");
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let text = format!("{error}: {}", cause.unwrap_or_default());
         assert_eq!(error.line(), at, "{by}: {text}");
         assert!(text.contains(&format!("Line {at} ")), "{text}");
         for word in words {
