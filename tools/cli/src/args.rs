@@ -6,6 +6,7 @@ mod migration;
 mod paper;
 mod predict;
 mod tools;
+mod tournament;
 mod trace;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub(crate) use predict::{PredictArgs, WorkingSetArgs};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
 };
+pub(crate) use tournament::{PlanName, TournamentArgs};
 pub(crate) use trace::{CatArgs, ImportArgs, SalvageArgs, TraceArgs, TraceCommand};
 
 use crate::{exit, parse};
@@ -51,6 +53,8 @@ pub(crate) enum Command {
     Trackers(TrackersArgs),
     /// Run the experiments of the paper on the cost of live migration under Web 2.0 load
     Paper(PaperArgs),
+    /// Compare strategies on traces, beside what a clairvoyant could have done
+    Tournament(TournamentArgs),
     /// Read, make, show and mend traces of dirty pages
     Trace(TraceArgs),
     /// Check the protocol: every order of events in small worlds, or random worlds by seed

@@ -24,6 +24,7 @@ mod signals;
 mod source;
 mod spectator;
 mod system;
+mod tournament;
 mod trace;
 mod trackers;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Predict(args) => predict::run(&args),
         Command::Trackers(args) => trackers::run(&args),
         Command::Paper(args) => paper::run(&args),
+        Command::Tournament(args) => tournament::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -9,4 +9,5 @@ mod paper;
 mod predict;
 mod replay;
 mod support;
+mod tournament;
 mod words;
