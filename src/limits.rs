@@ -50,6 +50,13 @@ pub const ROUND_REPORTS_MAX: usize = 10_000;
 /// Most decisions that a report keeps.
 pub const DECISIONS_MAX: usize = 10_000;
 
+/// Most strategies that are judged beside the acting one. Each costs a microsecond or so whenever
+/// the acting one is asked.
+pub const SHADOWS_MAX: usize = 64;
+/// Most of them with a page order of their own, whose sender is modelled: each holds up to 9 bytes
+/// a page, and picks every page that it would send.
+pub const SHADOW_ORDERS_MAX: usize = 8;
+
 /// Connections that have not yet said what they are, at a listening destination.
 pub const PENDING_CONNECTIONS_MAX: usize = 128;
 /// How long a connection may take to say what it is.

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What happened: plain data for JSON, tables and other programs. No behaviour.
 
+mod shadow;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{Observation, Verdict};
 use crate::units::{MigrationId, Tick};
+
+pub use shadow::{ShadowOrder, ShadowReport, ShadowStop};
 
 /// Where the guest may run after an attempt ended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -226,6 +230,9 @@ pub struct Report {
     pub totals: Totals,
     /// The guest's own measurement, if it has one.
     pub guest_stall: Option<GuestStall>,
+    /// Strategies that were judged beside the one that acted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shadows: Vec<ShadowReport>,
 }
 
 /// Everything about one attempt, as the destination saw it. Its clock is not the source's.

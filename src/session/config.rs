@@ -4,9 +4,26 @@
 use std::time::Duration;
 
 use crate::limits;
+use crate::policy::Strategy;
 use crate::region::RegionTable;
 use crate::units::MigrationId;
 use crate::wire::Capabilities;
+
+/// A strategy that is judged beside the one that acts.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain pair that callers build")]
+pub struct Shadow {
+    /// What the report calls it.
+    pub text: String,
+    /// In its first state, guards included if they shall hold for it, too.
+    pub strategy: Strategy,
+}
+
+impl Clone for Shadow {
+    fn clone(&self) -> Self {
+        Self { text: self.text.clone(), strategy: self.strategy.fork() }
+    }
+}
 
 /// Parameters of a source session.
 #[derive(Clone, Debug)]
@@ -50,6 +67,10 @@ pub struct SourceConfig {
     /// Declared part of a switchover's fixed cost: pause, state, resume. Harvest time and round
     /// trips are measured and added.
     pub declared_fixed_cost: Duration,
+    /// Strategies to judge beside the acting one. At most [`limits::SHADOWS_MAX`], and of those
+    /// with another page order than the acting one's at most [`limits::SHADOW_ORDERS_MAX`], are
+    /// looked at.
+    pub shadows: Vec<Shadow>,
     /// How often a policy is asked while a round is sent.
     pub cadence: Duration,
     /// How often the peer is asked for a sign of life.
@@ -91,6 +112,7 @@ impl SourceConfig {
             preflight_interval: Duration::from_millis(50),
             expected_bandwidth_bytes_per_s: None,
             declared_fixed_cost: Duration::from_millis(1),
+            shadows: Vec::new(),
             cadence: Duration::from_millis(10),
             ping_interval: Duration::from_secs(1),
             negotiate_timeout: Duration::from_secs(30),

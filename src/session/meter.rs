@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::policy::{Moment, Observation};
 use crate::report::{RoundReport, Totals};
+use crate::session::shadows::Carried;
 use crate::units::{Throttle, Tick};
 use crate::wire::RoundCounts;
 
@@ -61,6 +62,20 @@ impl Meter {
     /// A round trip of a small message; the smallest one counts.
     pub(crate) fn saw_round_trip(&mut self, took: Duration) {
         self.rtt = Some(self.rtt.map_or(took, |rtt| rtt.min(took)));
+    }
+
+    /// What the sender has done, and how fast.
+    pub(crate) fn carried(&self) -> Carried {
+        Carried {
+            bandwidth_bytes_per_s: self.template.round_bandwidth_bytes_per_s,
+            sent_pages: self.totals.sent_pages,
+            page_wire_bytes: self.page_wire_bytes(),
+        }
+    }
+
+    /// Bytes that a page is expected to weigh on the wire.
+    fn page_wire_bytes(&self) -> u64 {
+        self.wire_bytes_per_page.unwrap_or(self.template.page_bytes + ENTRY_BYTES)
     }
 
     pub(crate) fn populated(&mut self, now: Tick, pages: u64) {
@@ -216,7 +231,7 @@ impl Meter {
         throttle: Throttle,
         requests_in_flight: Option<u32>,
     ) -> Observation {
-        let per_page = self.wire_bytes_per_page.unwrap_or(self.template.page_bytes + ENTRY_BYTES);
+        let per_page = self.page_wire_bytes();
         let round_trips = self.rtt.unwrap_or_default() * 3 / 2;
         Observation {
             moment,

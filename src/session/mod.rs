@@ -33,9 +33,11 @@ mod gate;
 mod ledger;
 mod meter;
 mod shadow;
+mod shadows;
 pub mod source;
 
-pub use config::{DestinationConfig, SourceConfig};
+pub use config::{DestinationConfig, Shadow, SourceConfig};
 pub use destination::{DestinationAction, DestinationInput, DestinationSession};
 pub use gate::{ChannelGate, GateError};
+pub(crate) use shadows::own_orders;
 pub use source::{Batch, SessionEvent, SourceAction, SourceInput, SourcePhase, SourceSession};

@@ -439,6 +439,7 @@ impl<'g> Pair<'g> {
             rounds,
             decisions,
             totals: self.source.session.totals(),
+            shadows: self.source.session.shadows(),
             downtime: match (self.source.pause_began, self.destination.resumed_at) {
                 (Some(paused), Some(resumed)) => Some(resumed.since(paused)),
                 _ => None,

@@ -26,7 +26,7 @@ use crate::memory::PageReader;
 use crate::policy::Strategy;
 use crate::region::RegionTable;
 use crate::report::Report;
-use crate::session::SourceConfig;
+use crate::session::{Shadow, SourceConfig, own_orders};
 use crate::transport::{Connection, Connector};
 use crate::units::{ChannelId, MigrationId};
 use crate::wire::{Capabilities, Fate, Message, PageFrameBuilder, RoundCounts};
@@ -46,6 +46,9 @@ pub struct SourceOptions {
     /// The strategy and its parameters in words, for the report; the stop policy's
     /// name if empty.
     pub policy_text: String,
+    /// Strategies to judge beside the acting one: what they would have done is in
+    /// [`Report::shadows`].
+    pub shadows: Vec<Shadow>,
     /// Connections to ask for, 1 to 64.
     pub channels: u8,
     /// How pages travel; raw if the destination cannot decode it.
@@ -91,6 +94,7 @@ impl SourceOptions {
             migration_id: random_id(),
             strategy: strategy.into(),
             policy_text: String::new(),
+            shadows: Vec::new(),
             channels: 1,
             encoder: EncoderKind::Raw,
             bandwidth_cap_bytes_per_s: None,
@@ -114,6 +118,7 @@ impl SourceOptions {
         let mut config = SourceConfig::new(self.migration_id, parts.regions.clone());
         config.tracker_rearms = parts.tracker.needs_rearm();
         config.channels = self.channels;
+        config.shadows.clone_from(&self.shadows);
         config.capabilities = Capabilities::ANNOUNCE.with(self.encoder.capabilities());
         config.verify = self.verify;
         config.guest.clone_from(&self.guest);
@@ -141,6 +146,19 @@ impl SourceOptions {
                 "{} channels; from 1 to {} can be used",
                 self.channels,
                 limits::CHANNELS_MAX
+            ));
+        }
+        if self.shadows.len() > limits::SHADOWS_MAX {
+            let (asked, most) = (self.shadows.len(), limits::SHADOWS_MAX);
+            return no(format!("{asked} shadows; at most {most} can be judged"));
+        }
+        let own = own_orders(&self.shadows, &self.strategy);
+        if own > limits::SHADOW_ORDERS_MAX {
+            return no(format!(
+                "{own} shadows with another page order than the acting strategy's ({}); at most \
+                 {} can be modelled",
+                self.strategy.order.name(),
+                limits::SHADOW_ORDERS_MAX
             ));
         }
         if !self.encoder.is_built() {

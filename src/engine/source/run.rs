@@ -369,6 +369,7 @@ impl Run<'_, '_, '_, '_> {
             downtime,
             totals: self.session.totals(),
             guest_stall: self.parts.guest.stall(),
+            shadows: self.session.shadows(),
         }
     }
 

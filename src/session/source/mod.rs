@@ -26,11 +26,12 @@ use bytes::Bytes;
 
 use crate::bitmap::DenseBitmap;
 use crate::policy::Strategy;
-use crate::report::{Outcome, RoundReport, Totals};
+use crate::report::{Outcome, RoundReport, ShadowReport, Totals};
 use crate::session::SourceConfig;
 use crate::session::ledger::Ledger;
 use crate::session::meter::Meter;
 use crate::session::shadow::ShadowSender;
+use crate::session::shadows::Shadows;
 use crate::units::{ChannelId, PageIndex, PageRun, Throttle, Tick};
 use crate::wire::{AbortCode, Capabilities, Digest, Message, RoundCounts};
 
@@ -75,6 +76,7 @@ pub struct SourceSession {
     armed: bool,
     preflight: Preflight,
     shadow: Option<ShadowSender>,
+    shadows: Shadows,
     // rounds
     round: u32,
     lanes: Vec<Lane>,
@@ -136,6 +138,7 @@ impl SourceSession {
         )
         .with_deadline(config.deadline)
         .in_slices(strategy.order.slice().is_some());
+        let shadows = Shadows::new(&config.shadows, &*strategy.order);
         let mut session = Self {
             strategy,
             phase: SourcePhase::Negotiating,
@@ -149,6 +152,7 @@ impl SourceSession {
             armed: false,
             preflight: Preflight::default(),
             shadow: None,
+            shadows,
             round: 0,
             lanes: Vec::new(),
             cursor: PageIndex::new(0),
@@ -342,6 +346,12 @@ impl SourceSession {
         self.digest.is_some() && self.ready == Some(self.digest)
     }
 
+    /// What the strategies beside the acting one would have done.
+    #[must_use]
+    pub fn shadows(&self) -> Vec<ShadowReport> {
+        self.shadows.reports(self.meter.carried().bandwidth_bytes_per_s)
+    }
+
     /// The name of the policy.
     #[must_use]
     pub fn policy_name(&self) -> &'static str {
@@ -361,6 +371,7 @@ impl SourceSession {
             lanes: self.lanes.clone(),
             picked: Vec::new(),
             shadow: self.shadow.clone(),
+            shadows: self.shadows.fork(),
             state: self.state.clone(),
             failure: self.failure.clone(),
             ..*self

@@ -120,6 +120,8 @@ impl SourceSession {
         }
         self.meter.populated(now, self.ledger.owed_pages());
         self.strategy.order.begin(now, self.ledger.owed());
+        let page_bytes = u64::from(self.config.regions.page_size().bytes_u32());
+        self.shadows.begin(now, self.ledger.owed(), page_bytes);
         self.announce();
         self.judge_harvested(now);
     }

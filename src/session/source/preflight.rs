@@ -54,6 +54,7 @@ impl SourceSession {
         let bandwidth = self.config.expected_bandwidth_bytes_per_s;
         let seen = self.meter.preflight(now, elapsed, interval, set.count(), residual, bandwidth);
         let verdict = self.strategy.stop.preflight(&seen);
+        self.shadows.preflight(began, interval, set, &seen);
         debug_assert_eq!(seen.moment, Moment::Harvested, "a pre-flight sees harvests only");
         let long_enough = elapsed >= self.config.preflight;
         match verdict {

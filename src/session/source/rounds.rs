@@ -256,6 +256,8 @@ impl SourceSession {
             return self.fail(now, AbortCode::Source, format!("Harvested pages: {error}"));
         }
         let interval = self.meter.harvested(began, now, set.count(), last);
+        let (owed, link) = (self.ledger.owed_pages(), self.meter.carried());
+        self.shadows.harvested(began, (!last).then_some(interval), set, owed, link);
         if last {
             self.final_harvest_done(now);
         } else {
@@ -314,6 +316,7 @@ impl SourceSession {
             let rate = rate.rate(&seen);
             self.set_rate(rate);
         }
+        self.shadows.judge(&seen, self.round, self.meter.carried());
         self.log_decision(seen, &verdict);
         verdict
     }

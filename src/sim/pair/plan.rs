@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::curve::CurvePoint;
 use super::link::{Link, LinkHabits};
 use crate::policy::Strategy;
-use crate::report::{Decision, Outcome, RoundReport, Totals};
+use crate::report::{Decision, Outcome, RoundReport, ShadowReport, Totals};
 use crate::session::{DestinationConfig, SourceConfig};
 use crate::sim::checker::Violation;
 use crate::sim::destination::DestinationFaults;
@@ -129,6 +129,8 @@ pub struct PairResult {
     pub decisions: Vec<Decision>,
     /// Sums.
     pub totals: Totals,
+    /// What the strategies beside the acting one would have done.
+    pub shadows: Vec<ShadowReport>,
     /// From the call to pause to the resume at the destination, on the one virtual clock.
     pub downtime: Option<Duration>,
     /// When the guest was last paused at the source: when the call to pause was made.

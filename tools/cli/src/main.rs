@@ -19,6 +19,7 @@ mod predict;
 mod progress;
 mod receive;
 mod send;
+mod shadows;
 mod show;
 mod signals;
 mod source;

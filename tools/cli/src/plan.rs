@@ -7,13 +7,15 @@ use precopy::encode::EncoderKind;
 use precopy::engine::SourceOptions;
 use precopy::limits;
 use precopy::memory::MapOptions;
-use precopy::policy::{GuardAction, Guards, NoProgress, PolicySpec};
+use precopy::policy::{GuardAction, Guards, NoProgress, StrategySpec};
 use precopy::region::{Region, RegionTable};
+use precopy::session::Shadow;
 use precopy::units::{GuestAddress, PageSize};
 use webvm::{Amount, GuestConfig, Pattern};
 
 use crate::args::{GuestArgs, MigrationArgs, OnLimit, TrackerName};
 use crate::exit::usage;
+use crate::shadows;
 
 /// Memory of a guest if nobody says otherwise.
 pub(crate) const MEMORY_BYTES: u64 = 1 << 30;
@@ -106,7 +108,8 @@ const DOWNTIME_LIMIT: Duration = Duration::from_millis(300);
 /// A migration to try.
 #[derive(Clone, Debug)]
 pub(crate) struct MigrationPlan {
-    pub(crate) policy: PolicySpec,
+    pub(crate) policy: StrategySpec,
+    pub(crate) shadows: Vec<StrategySpec>,
     pub(crate) guards: Guards,
     pub(crate) downtime_limit: Duration,
     pub(crate) channels: u8,
@@ -125,8 +128,9 @@ pub(crate) struct MigrationPlan {
 impl MigrationPlan {
     /// Checks the migration's flags.
     pub(crate) fn new(args: &MigrationArgs, verify: bool) -> anyhow::Result<Self> {
-        let policy = PolicySpec::parse(&args.policy)
+        let policy = StrategySpec::parse(&args.policy)
             .map_err(|error| usage(format!("--policy: {error}; see `precopy policies`")))?;
+        let shadows = shadows::read(&args.shadow, &policy)?;
         let encoder: EncoderKind = args.encoder.parse().map_err(usage)?;
         if args.channels == 0 || args.channels > limits::CHANNELS_MAX {
             let most = limits::CHANNELS_MAX;
@@ -134,6 +138,7 @@ impl MigrationPlan {
         }
         Ok(Self {
             policy,
+            shadows,
             guards: guards(args)?,
             downtime_limit: args.downtime_limit.unwrap_or(DOWNTIME_LIMIT),
             channels: args.channels,
@@ -154,7 +159,8 @@ impl MigrationPlan {
     pub(crate) fn plain(policy: &str, channels: u8) -> anyhow::Result<Self> {
         let time = Duration::from_secs;
         Ok(Self {
-            policy: PolicySpec::parse(policy)?,
+            policy: StrategySpec::parse(policy)?,
+            shadows: Vec::new(),
             guards: Guards::default(),
             downtime_limit: DOWNTIME_LIMIT,
             channels,
@@ -173,8 +179,12 @@ impl MigrationPlan {
 
     /// The engine's options for one attempt.
     pub(crate) fn options(&self, guest: &GuestConfig) -> SourceOptions {
-        let policy = self.guards.guard(self.policy.build());
-        let mut options = SourceOptions::new(Box::new(policy));
+        let mut options = SourceOptions::new(self.policy.build().guarded(&self.guards));
+        let shadow = |spec: &StrategySpec| Shadow {
+            text: spec.to_string(),
+            strategy: spec.build().guarded(&self.guards),
+        };
+        options.shadows = self.shadows.iter().map(shadow).collect();
         options.policy_text = format!("{} ({})", self.policy, self.guards);
         options.channels = self.channels;
         options.encoder = self.encoder;

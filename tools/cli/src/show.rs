@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use precopy::report::{DestinationReport, Downtime, GuestStall, Outcome, Report, RoundReport};
 
+use crate::shadows;
+
 /// Rounds shown from the start and from the end of a long table.
 const HEAD_ROUNDS: usize = 8;
 const TAIL_ROUNDS: usize = 12;
@@ -203,6 +205,7 @@ pub(crate) fn report(report: &Report) -> String {
         out.push_str(&format!("\nDowntime {}\n", time(parts.source_total)));
         out.push_str(&downtime(parts));
     }
+    out.push_str(&shadows::table(report));
     out
 }
 

@@ -20,3 +20,4 @@ pub mod report;
 pub mod stats;
 pub mod tournament;
 pub mod traces;
+pub mod validate;

@@ -10,10 +10,15 @@ use crate::parse;
 #[derive(clap::Args, Clone, PartialEq, Debug)]
 #[command(next_help_heading = "Migration")]
 pub(crate) struct MigrationArgs {
-    /// When to pause the guest: a policy with parameters, such as qemu:downtime_ms=50; see
+    /// When to pause the guest, and more: a policy with parameters, such as qemu:downtime_ms=50,
+    /// and perhaps a page order, a rate and a throttle, such as xen+cold-first; see
     /// `precopy policies`
-    #[arg(long, value_name = "POLICY", default_value = "qemu")]
+    #[arg(long, value_name = "STRATEGY", default_value = "qemu")]
     pub(crate) policy: String,
+    /// Judge another strategy on the same migration without acting on it, and say when it would
+    /// have stopped and at what cost; may be repeated; `all`: every policy and page order
+    #[arg(long, value_name = "STRATEGY")]
+    pub(crate) shadow: Vec<String>,
     /// Downtime that policies aim at [default: 300ms as QEMU's; demo 30ms]
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     pub(crate) downtime_limit: Option<Duration>,

@@ -108,6 +108,7 @@ pub(super) fn options(args: &DemoArgs, memory: u64) -> anyhow::Result<LiveOption
     config.check().map_err(usage)?;
     let mut options = LiveOptions::new(site, config, &migration.policy.to_string());
     options.migrate_at = vec![warm_up];
+    options.shadows = migration.shadows.iter().map(ToString::to_string).collect();
     options.guards = migration.guards;
     options.tracker = migration.tracker.by_name().map(str::to_owned);
     options.downtime_limit = args.migration.downtime_limit.unwrap_or(DOWNTIME_LIMIT);

@@ -22,7 +22,7 @@ use crate::progress::Show;
 use crate::send::warn;
 use crate::signals::Stop;
 use crate::spectator::Spectator;
-use crate::{advice, show, system};
+use crate::{advice, shadows, show, system};
 
 /// What is written as JSON.
 #[derive(Debug, Serialize)]
@@ -106,6 +106,11 @@ fn tell(run: &LiveRun, say: impl Fn(&str)) {
     if let (Some(moved), Some(cost)) = (figures::first(run), cost(run)) {
         say(&chart::around(&seen, &moved));
         say(&downtimes(&cost));
+    }
+    if let Some(report) = run.migrations.first().and_then(|migration| migration.source.as_ref())
+        && !report.shadows.is_empty()
+    {
+        say(&shadows::table(report));
     }
     say(&format!(
         "Users: {} operations, {:.1} a second in steady state; {} dropped, reset or wrong",

@@ -57,6 +57,33 @@ fn trackers_encoders_regions_and_caps() {
 }
 
 #[test]
+fn shadows_are_told_of() {
+    let report = counters(&["--shadow", "all", "--shadow", "stop-at-once+cold-first"]);
+    let shadows = report["source"]["shadows"].as_array().unwrap();
+    let find = |name: &str| shadows.iter().find(|s| s["strategy"] == name).unwrap();
+    // The acting strategy's own shadow says what it did.
+    let (same, decisions) = (find("qemu"), report["source"]["decisions"].as_array().unwrap());
+    assert_eq!((&same["order"], &same["stop"]["gives_up"]), (&"shared".into(), &false.into()));
+    let last = decisions.iter().find(|d| d["verdict"]["verdict"] == "stop_and_copy").unwrap();
+    assert_eq!(same["stop"]["at"], last["seen"]["now"]);
+    let at_once = find("stop-at-once+cold-first");
+    assert_eq!(at_once["order"], "modelled");
+    assert_eq!(at_once["stop"]["sent_pages"], 0);
+    assert!(at_once["stop"]["expected_downtime"].is_object(), "{at_once}");
+
+    let arguments = ["demo", "--guest", "counters", "--memory", "64MiB", "--warm-up", "50ms"];
+    let output = precopy(&[&arguments[..], &["--shadow", "xen+cold-first"]].concat());
+    let output = { output }.assert().success().get_output().clone();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for word in ["What other strategies would have done", "qemu (acted)", "~ xen+cold-first"] {
+        assert!(text.contains(word), "no {word:?} in\n{text}");
+    }
+    let output = precopy(&["demo", "--shadow", "no-such"]).assert().failure().get_output().clone();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("--shadow") && text.contains("precopy policies"), "{text}");
+}
+
+#[test]
 fn json_is_all_that_a_machine_gets() {
     let arguments =
         ["demo", "--guest", "counters", "--memory", "64MiB", "--warm-up", "50ms", "--json"];

@@ -44,8 +44,12 @@ impl Hosted {
         let config = options.site.clone();
         let table = RegionTable::single(PageSize::BASE, config.pages)?;
         let memory = Arc::new(MappedMemory::new(table, MapOptions::new(Backing::Anonymous))?);
-        let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, None)?;
+        let hook = options.recorder.as_ref().map(|recorder| recorder.hook());
+        let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, hook)?;
         site.boot()?;
+        if let Some(recorder) = &options.recorder {
+            recorder.booted(Arc::clone(&memory)).map_err(LiveError::Recorder)?;
+        }
         Self::over(memory, site, side, options.tracker.as_deref())
     }
 

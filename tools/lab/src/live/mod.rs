@@ -20,6 +20,7 @@ mod text;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use precopy::dirty::DirtyError;
@@ -37,6 +38,8 @@ use webvm::net::{ClientsError, ClientsProgress, PortError, ProbeLog, ProberError
 use webvm::site::{SiteAudit, SiteConfig};
 use webvm::sla::{self, Sample, SlaReport};
 use webvm::users::{Counters, UsersConfig, UsersError};
+
+use crate::validate::Recorder;
 
 pub use measure::Downtimes;
 pub use process::serve;
@@ -87,8 +90,10 @@ pub struct LiveOptions {
     /// When to migrate, after the start of the steady state. A migration that is due while
     /// another is under way begins after it.
     pub migrate_at: Vec<Duration>,
-    /// Policy and parameters, as `PolicySpec` reads them.
+    /// The strategy, as `StrategySpec` reads it.
     pub policy: String,
+    /// Strategies that are judged beside it.
+    pub shadows: Vec<String>,
     /// When a migration stops whatever its policy says.
     pub guards: Guards,
     /// How written pages are found on host A, by the tracker's name; none is the best that works.
@@ -105,6 +110,8 @@ pub struct LiveOptions {
     pub audit_each: bool,
     /// What lies between the hosts.
     pub link: Link,
+    /// Records what the guest on host A writes, beside its tracker.
+    pub recorder: Option<Arc<Recorder>>,
     /// Length of the windows in which service levels are judged; 300 s by default.
     pub sla_window: Duration,
     /// What destinations are.
@@ -124,6 +131,7 @@ impl LiveOptions {
             site,
             users,
             policy: policy.to_owned(),
+            shadows: Vec::new(),
             guards: Guards::default(),
             tracker: None,
             downtime_limit: Duration::from_millis(300),
@@ -134,6 +142,7 @@ impl LiveOptions {
             link: Link::ShapedIfPossible(RigOptions::default()),
             sla_window: sla::Options::default().window,
             destination: Destination::Thread,
+            recorder: None,
             destination_dies: None,
         }
     }
@@ -146,6 +155,9 @@ pub enum LiveError {
     /// The shaped link.
     #[error("The shaped link between the hosts cannot be had")]
     Rig(#[from] RigError),
+    /// The recorder.
+    #[error("The guest's writes cannot be recorded")]
+    Recorder(#[source] io::Error),
     /// The policy.
     #[error("The policy cannot be used")]
     Policy(#[from] PolicyError),

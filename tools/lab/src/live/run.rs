@@ -7,8 +7,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use precopy::engine::{CancelToken, EngineEvent, MigrateError, SourceOptions};
-use precopy::policy::PolicySpec;
+use precopy::policy::StrategySpec;
 use precopy::report::{MayRunHere, Outcome, Report};
+use precopy::session::Shadow;
 use precopy::units::Tick;
 use webvm::net::rig::Side;
 use webvm::net::{
@@ -40,7 +41,9 @@ pub fn run(
     cancel: &CancelToken,
     sink: &mut dyn FnMut(&LiveEvent),
 ) -> Result<LiveRun, LiveError> {
-    let policy = PolicySpec::parse(&options.policy)?;
+    let policy = StrategySpec::parse(&options.policy)?;
+    let read = |text: &String| StrategySpec::parse(text);
+    let shadows = options.shadows.iter().map(read).collect::<Result<_, _>>()?;
     let users = Users::new(options.users.clone())?;
     let place = Place::new(options.link)?;
     let notes: Vec<String> = place.note.iter().cloned().collect();
@@ -65,6 +68,7 @@ pub fn run(
     let mut experiment = Experiment {
         options,
         policy,
+        shadows,
         place: &place,
         uplink,
         origin,
@@ -90,7 +94,8 @@ pub fn run(
 
 struct Experiment<'a> {
     options: &'a LiveOptions,
-    policy: PolicySpec,
+    policy: StrategySpec,
+    shadows: Vec<StrategySpec>,
     place: &'a Place,
     uplink: SocketAddr,
     origin: Instant,
@@ -163,8 +168,12 @@ impl Experiment<'_> {
 
     fn source_options(&self) -> SourceOptions {
         let guards = self.options.guards.clone();
-        let policy = guards.guard(self.policy.build());
-        let mut options = SourceOptions::new(Box::new(policy));
+        let mut options = SourceOptions::new(self.policy.build().guarded(&guards));
+        let shadow = |spec: &StrategySpec| Shadow {
+            text: spec.to_string(),
+            strategy: spec.build().guarded(&guards),
+        };
+        options.shadows = self.shadows.iter().map(shadow).collect();
         options.policy_text = format!("{} ({guards})", self.policy);
         options.channels = self.options.channels;
         options.encoder = self.options.encoder;

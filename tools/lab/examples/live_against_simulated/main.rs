@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Live against simulated, side by side: each strategy migrates a live guest over a capped
+//! loopback link while its writes are recorded, and then a replay of that record in virtual time.
+//!
+//! `cargo run --release -p lab --example live_against_simulated -- \
+//!     [counters|web|both] [MEMORY_MIB] [CAP_MB_PER_S] [JSON] [STRATEGY...]`
+
+use std::time::Duration;
+
+use anyhow::Context;
+use lab::paper::live::load;
+use lab::validate::{Compared, Comparison, Costs, Guest, LiveCase, calibrate, measure, simulate};
+use precopy::policy::Guards;
+use precopy::trace::TickSource;
+
+/// What is compared unless told otherwise.
+const STRATEGIES: [&str; 8] = [
+    "stop-at-once",
+    "fixed-rounds:rounds=5",
+    "xen-legacy",
+    "xen",
+    "qemu",
+    "cloud-hypervisor",
+    "xen+cold-first",
+    "qemu+cold-first",
+];
+/// Downtime that strategies aim at.
+const DOWNTIME_LIMIT: Duration = Duration::from_millis(50);
+/// Users of the paper's guest of 2 GiB, and those who act at its pace.
+const USERS: u64 = 600;
+const USERS_PAGES: u64 = 524_288;
+
+fn guests(kind: &str, pages: u64) -> anyhow::Result<Vec<(String, Guest, Duration)>> {
+    let mut list = Vec::new();
+    if matches!(kind, "counters" | "both") {
+        let line = "vcpus=1,pattern=zipf,skew=0.9,pages_per_s=6000,fill=100%";
+        let config = line.parse().context("the counting guest")?;
+        let name = format!("counters, {} MiB: {line}", pages >> 8);
+        list.push((name, Guest::Counters { pages, config }, Duration::from_secs(2)));
+    }
+    if matches!(kind, "web" | "both") {
+        let users = u32::try_from(USERS * pages / USERS_PAGES)?.max(25);
+        let (site, mut config) = load(pages, users, 1);
+        // As the demo: fewer users hurry, so that there is as much to see.
+        config.mean_s = 5.0 * (f64::from(users) / 300.0).min(1.0);
+        config.cap_s = config.mean_s * 5.0;
+        (config.ramp_up_s, config.steady_s, config.ramp_down_s) = (3.0, 600.0, 0.0);
+        let name = format!("web, {} MiB, {users} users", pages >> 8);
+        list.push((name, Guest::Site { site, users: config }, Duration::from_secs(6)));
+    }
+    anyhow::ensure!(!list.is_empty(), "{kind:?} is no guest; say counters, web or both");
+    Ok(list)
+}
+
+fn main() -> anyhow::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let word = |at: usize, default: &'static str| {
+        words.get(at).map_or_else(|| default.to_owned(), Clone::clone)
+    };
+    let pages = word(1, "256").parse::<u64>().context("MEMORY_MIB")? << 8;
+    let cap = word(2, "50").parse::<u64>().context("CAP_MB_PER_S")? * 1_000_000;
+    let strategies: Vec<&str> = match words.get(4..) {
+        Some(list) if !list.is_empty() => list.iter().map(String::as_str).collect(),
+        _ => STRATEGIES.to_vec(),
+    };
+    let link = calibrate(pages / 4, cap)?;
+    println!("link: {:.2} MB/s, one way {:?}", link.bandwidth_bytes_per_s / 1e6, link.latency);
+    let mut all = Vec::new();
+    for (name, guest, warm_up) in guests(&word(0, "both"), pages)? {
+        let mut rows = Vec::new();
+        for (at, strategy) in strategies.iter().enumerate() {
+            eprint!("{}/{}  {name}: {strategy}, live ... ", at + 1, strategies.len());
+            let case = LiveCase {
+                guest: guest.clone(),
+                strategy: (*strategy).to_owned(),
+                guards: Guards::parse("max_rounds=400,max_duration_ms=60000")?,
+                downtime_limit: DOWNTIME_LIMIT,
+                cap_bytes_per_s: cap,
+                warm_up,
+            };
+            rows.push(compare(&name, &case, link)?);
+        }
+        let comparison = Comparison::new(&name, rows);
+        println!("\n{comparison}");
+        all.push(comparison);
+    }
+    let path = word(3, "");
+    if !path.is_empty() {
+        std::fs::write(&path, serde_json::to_string_pretty(&all)? + "\n")
+            .with_context(|| format!("Could not write {path}"))?;
+    }
+    Ok(())
+}
+
+fn compare(name: &str, case: &LiveCase, link: Costs) -> anyhow::Result<Compared> {
+    let live = measure(case)?;
+    eprint!("{:.1} s, simulated ... ", live.figures.time_s);
+    let mut costs = Costs::of(&live.report, link.bandwidth_bytes_per_s);
+    costs.latency = link.latency;
+    let (guards, limit) = (&case.guards, case.downtime_limit);
+    let (simulated, result) = simulate(&live.recorded, &case.strategy, guards, limit, costs)?;
+    anyhow::ensure!(result.violations.is_empty(), "{:?}", result.violations);
+    eprintln!("{:.1} s", simulated.time_s);
+    let mut row = Compared::new(name, &case.strategy, live.figures, simulated, costs);
+    let recorded = &live.recorded;
+    let span = recorded.trace.end().unwrap_or_default().as_nanos();
+    let ticks = recorded.trace.ticks().iter();
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = ticks.map(|tick| tick.pages() as f64).sum::<f64>() / (span as f64 / 1e9).max(1e-9);
+    row.dirty_pages_per_s = rate;
+    if std::env::var_os("DETAILS").is_some() {
+        details(&live.report, &result);
+    }
+    Ok(row)
+}
+
+/// Round by round, for whoever looks for the cause of a difference.
+fn details(live: &precopy::report::Report, simulated: &precopy::sim::pair::PairResult) {
+    println!("{:?}\nsimulated {:?}", live.downtime, simulated.downtime);
+    let rounds = live.rounds.len().max(simulated.rounds.len());
+    for at in 0..rounds.min(40) {
+        let show = |round: Option<&precopy::report::RoundReport>| {
+            round.map_or_else(String::new, |r| {
+                format!(
+                    "{:>7} harvested in {:>7.2} ms, {:>7} sent, {:>10} B, {:>9.2} ms",
+                    r.harvested_pages,
+                    r.harvest_duration.as_secs_f64() * 1e3,
+                    r.sent_pages,
+                    r.wire_bytes,
+                    r.duration.as_secs_f64() * 1e3,
+                )
+            })
+        };
+        let (one, other) = (live.rounds.get(at), simulated.rounds.get(at));
+        println!("{at:>3} {:<72} | {}", show(one), show(other));
+    }
+}

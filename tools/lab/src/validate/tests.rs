@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Counts only: what a machine's speed does to time is no matter of tests.
+
+use std::time::Duration;
+
+use precopy::bitmap::DenseBitmap;
+use precopy::policy::Guards;
+use precopy::sim::VirtualGuest;
+use precopy::trace::{MemoryTrace, TraceHeader, TraceTick};
+use precopy::units::{PageIndex, PageRun, Throttle, Tick};
+
+use super::*;
+
+fn ms(ms: u64) -> Tick {
+    Tick::from_nanos(ms * 1_000_000)
+}
+
+fn recorded() -> Recorded {
+    let tick = |end, runs: &[(u64, u64)]| {
+        let run = |(start, pages): &(u64, u64)| PageRun::new(PageIndex::new(*start), *pages);
+        TraceTick::new(ms(end), runs.iter().map(run).collect())
+    };
+    let ticks = vec![tick(10, &[(0, 4)]), tick(20, &[]), tick(30, &[(8, 2), (20, 2)])];
+    let trace = MemoryTrace::new(TraceHeader::new(64, "test"), ticks);
+    Recorded { trace, migrated_at: Duration::from_millis(5), populated: DenseBitmap::full(64) }
+}
+
+fn written(guest: &mut ReplayGuest, until_ms: u64, running: bool) -> Vec<u64> {
+    let mut pages = Vec::new();
+    guest.run(ms(until_ms), running, Throttle::NONE, &mut |page| pages.push(page.get()));
+    pages
+}
+
+#[test]
+fn a_replay_writes_what_was_recorded_however_its_time_is_cut() {
+    let mut guest = ReplayGuest::new(&recorded());
+    assert_eq!(written(&mut guest, 5, true), [2, 3], "the first half was written before");
+    assert_eq!(written(&mut guest, 15, true), [0; 0]);
+    assert_eq!(written(&mut guest, 1000, false), [0; 0], "it is paused");
+    assert_eq!(written(&mut guest, 1005, true), [8, 9], "and goes on where it stood");
+    assert_eq!(written(&mut guest, 1010, true), [20, 21]);
+    assert_eq!(written(&mut guest, 1020, true), [0, 1, 2, 3], "from the beginning again");
+    let mut whole = ReplayGuest::new(&recorded());
+    let mut cut = ReplayGuest::new(&recorded());
+    let pieces: Vec<u64> = (1..=200).flat_map(|at| written(&mut cut, at, true)).collect();
+    assert_eq!(pieces, written(&mut whole, 200, true));
+}
+
+#[test]
+fn errors_and_orders_are_told() {
+    let costs = Costs {
+        bandwidth_bytes_per_s: 1e6,
+        latency: Duration::ZERO,
+        pause: Duration::ZERO,
+        harvest: Duration::ZERO,
+        state: Duration::ZERO,
+    };
+    let row = |name: &str, live: (u64, f64), simulated: (u64, f64)| {
+        let figures = |(wire_bytes, downtime_s)| Figures {
+            rounds: 3,
+            wire_bytes,
+            time_s: 1.0,
+            downtime_s,
+            ..Figures::default()
+        };
+        Compared::new("guest", name, figures(live), figures(simulated), costs)
+    };
+    let rows = vec![
+        row("a", (1000, 0.010), (1010, 0.011)),
+        row("b", (2000, 0.020), (1900, 0.030)),
+        row("c", (4000, 0.040), (4800, 0.025)),
+        row("d", (4040, 0.040), (4000, 0.040)),
+    ];
+    let compared = Comparison::new("guest", rows);
+    let [rounds, bytes, time, downtime] = &compared.errors[..] else { panic!("{compared}") };
+    assert_eq!((rounds.median, rounds.largest, time.median), (0.0, 0.0, 0.0));
+    // Of 1 %, 5 %, 20 % and 1 %.
+    assert!((bytes.median - 0.03).abs() < 1e-3 && (bytes.largest - 0.2).abs() < 1e-9);
+    assert_eq!(bytes.swapped, [], "c and d are a tie");
+    assert_eq!(downtime.swapped, [("b".to_owned(), "c".to_owned())]);
+    assert!(compared.to_string().contains("in another order: b and c"), "{compared}");
+}
+
+/// A live migration and its replay agree on what does not depend on the machine's speed: a
+/// quiet guest's pages, and that a strategy of so many rounds sends so many.
+#[test]
+fn a_recorded_migration_is_simulated() {
+    let guest = "pattern=zipf,skew=0.9,pages_per_s=2000,fill=50%".parse().unwrap();
+    let case = LiveCase {
+        guest: Guest::Counters { pages: 4096, config: guest },
+        strategy: "fixed-rounds:rounds=3".to_owned(),
+        guards: Guards::default(),
+        downtime_limit: Duration::from_millis(50),
+        cap_bytes_per_s: 40_000_000,
+        warm_up: Duration::from_millis(100),
+    };
+    let live = measure(&case).unwrap();
+    let ticks = live.recorded.trace.ticks();
+    assert!(ticks.iter().map(TraceTick::pages).sum::<u64>() > 0, "writes were recorded");
+    let costs = Costs::of(&live.report, 40e6);
+    let (simulated, result) =
+        simulate(&live.recorded, &case.strategy, &case.guards, case.downtime_limit, costs).unwrap();
+    assert_eq!(result.violations.len(), 0, "{:?}", result.violations);
+    assert_eq!(simulated.rounds, live.figures.rounds, "{live:?} {result:?}");
+    // All populated pages in the first round; then what the guest writes meanwhile.
+    let (first, replayed) = (&live.report.rounds[0], &result.rounds[0]);
+    assert_eq!(first.sent_pages - first.zero_pages, replayed.sent_pages);
+    assert!(result.rounds[1].sent_pages > 0);
+    let again =
+        simulate(&live.recorded, &case.strategy, &case.guards, case.downtime_limit, costs).unwrap();
+    assert_eq!(result.log_hash, again.1.log_hash, "a replay is always the same");
+}
