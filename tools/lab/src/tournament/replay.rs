@@ -53,6 +53,8 @@ pub enum ReplayError {
 pub struct Simulator<'p> {
     plan: &'p Plan,
     inputs: &'p [Input],
+    /// Stop policies that stand in for those of the plan, by name of the strategy.
+    own: BTreeMap<String, fn() -> Box<dyn StopPolicy>>,
     /// What a stop costs apart from the residual, for each link.
     fixed: Vec<Duration>,
     /// O1 of the case that was asked for last, for each trace: groups of a case follow each
@@ -68,7 +70,29 @@ impl<'p> Simulator<'p> {
     pub fn new(plan: &'p Plan, inputs: &'p [Input]) -> Result<Self, ReplayError> {
         let fixed =
             plan.links.iter().map(|link| fixed_cost(plan, link)).collect::<Result<_, _>>()?;
-        Ok(Self { plan, inputs, fixed, clairvoyant: Mutex::new(BTreeMap::new()) })
+        Ok(Self {
+            plan,
+            inputs,
+            own: BTreeMap::new(),
+            fixed,
+            clairvoyant: Mutex::new(BTreeMap::new()),
+        })
+    }
+
+    /// Lets a stop policy of your own stand in for that of the plan's strategy of this name. Page
+    /// order, rate and throttle stay the plan's.
+    #[must_use]
+    pub fn with_stop(mut self, strategy: &str, make: fn() -> Box<dyn StopPolicy>) -> Self {
+        self.own.insert(strategy.to_owned(), make);
+        self
+    }
+
+    fn strategy(&self, entry: &Entry) -> Strategy {
+        let mut strategy = entry.strategy.build();
+        if let Some(make) = self.own.get(&entry.name) {
+            strategy.stop = make();
+        }
+        strategy
     }
 
     fn migrate(
@@ -140,7 +164,7 @@ impl Runner for Simulator<'_> {
         strategy.stop = Box::new(Unstopped { never, stop: strategy.stop });
         let result = self.migrate(case, entry, strategy, Some(SAMPLE))?;
         let capacity = capacity(link)?;
-        let began = Tick::ZERO + Duration::from_secs_f64(entry.preflight_s);
+        let began = Tick::ZERO + began(&result, Duration::from_secs_f64(entry.preflight_s));
         let points = result.curve.iter().filter(|point| point.at >= began);
         let points = points.filter_map(|point| {
             let at = point.at.since(began);
@@ -162,7 +186,7 @@ impl Runner for Simulator<'_> {
         let longest = Duration::from_secs_f64(self.plan.t_max_s);
         let mut guards = Guards::none();
         guards.max_duration = Some(longest);
-        let built = entry.strategy.build().guarded(&guards);
+        let built = self.strategy(entry).guarded(&guards);
         let result = self.migrate(&group.case, entry, built, None)?;
         Ok(told(&result, Duration::from_secs_f64(entry.preflight_s), longest))
     }
@@ -253,6 +277,17 @@ fn capacity(link: &LinkSpec) -> Result<Capacity, OracleError> {
     Capacity::steps(&steps)
 }
 
+/// When the migration itself began: at once, or when the first page could be sent after a
+/// pre-flight, which may be shorter than planned.
+fn began(result: &PairResult, preflight: Duration) -> Duration {
+    match result.decisions.first() {
+        Some(first) if !preflight.is_zero() => {
+            first.seen.now.since(Tick::ZERO).saturating_sub(first.seen.elapsed)
+        }
+        _ => preflight,
+    }
+}
+
 /// A result in the tournament's words.
 fn told(result: &PairResult, preflight: Duration, longest: Duration) -> Run {
     let last = result.decisions.last();
@@ -278,7 +313,7 @@ fn told(result: &PairResult, preflight: Duration, longest: Duration) -> Run {
         ending,
         reason: reason.unwrap_or_default(),
         downtime_ms: result.downtime.map(ms),
-        total_ms: ms(ended.saturating_sub(preflight)),
+        total_ms: ms(ended.saturating_sub(began(result, preflight))),
         bytes: [bulk, resent, last_bytes],
         rounds: result.totals.rounds,
         decisions: result.decisions.len() as u64,
