@@ -56,6 +56,7 @@ mod tests {
             ("kubvirt-stal", Some("kubevirt-stall")),
             ("xn", Some("xen")),
             ("icy", None),
+            ("qexux", None),
             ("firecracker", None),
             ("", None),
         ] {

@@ -293,10 +293,15 @@ pub enum PolicyError {
         known: String,
     },
     /// After the stop policy of a strategy stands something that is no order, rate or throttle.
-    #[error("{name:?} is no page order, rate or throttle policy; there are: {known}")]
+    #[error(
+        "{name:?} is no page order, rate or throttle policy{}; there are: {known}",
+        did_you_mean(*nearest)
+    )]
     UnknownPart {
         /// The name, cut to 40 characters.
         name: String,
+        /// The name that was probably meant.
+        nearest: Option<&'static str>,
         /// All names.
         known: String,
     },

@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use super::nearest::nearest;
 use super::order::{Address, PageOrder};
 use super::parameters::{PolicyError, shorten};
 use super::rate::RatePolicy;
@@ -120,7 +121,7 @@ impl StrategySpec {
             } else if <dyn ThrottlePolicy>::has(name) {
                 fill(&mut spec.throttle, Spec::parse(part)?, "throttle policy")?;
             } else {
-                return Err(PolicyError::UnknownPart { name: shorten(name), known: known_parts() });
+                return Err(unknown_part(name));
             }
         }
         Ok(spec)
@@ -151,11 +152,16 @@ fn fill<T>(place: &mut Option<T>, part: T, kind: &'static str) -> Result<(), Pol
     }
 }
 
-fn known_parts() -> String {
+fn unknown_part(name: &str) -> PolicyError {
     let names = <dyn PageOrder>::all().iter().map(|info| info.name);
     let names = names.chain(<dyn RatePolicy>::all().iter().map(|info| info.name));
     let names = names.chain(<dyn ThrottlePolicy>::all().iter().map(|info| info.name));
-    names.collect::<Vec<_>>().join(", ")
+    let names: Vec<_> = names.collect();
+    PolicyError::UnknownPart {
+        name: shorten(name),
+        nearest: nearest(name, names.iter().copied()),
+        known: names.join(", "),
+    }
 }
 
 /// Splits at each `+` that a name follows: `1e+6` stays whole.
@@ -212,6 +218,8 @@ mod tests {
         assert_eq!(spaced.to_string(), "xen+address+auto-converge");
         let twice = StrategySpec::parse("xen+cold-first+address").unwrap_err();
         assert_eq!(twice, PolicyError::PartTwice { kind: "page order" });
+        let near = StrategySpec::parse("xen+cold-frist").unwrap_err().to_string();
+        assert!(near.contains("did you mean \"cold-first\"?"), "{near}");
         let unknown = StrategySpec::parse("xen+warm-first").unwrap_err().to_string();
         assert!(unknown.contains("warm-first") && unknown.contains("cold-first"), "{unknown}");
         assert_eq!(split_parts("a:x=1e+6+b"), ["a:x=1e+6", "b"]);

@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Ask(AskArgs),
     /// Predict what a migration will cost: rounds, time, downtime, bytes, risk to the service
     Predict(Box<PredictArgs>),
-    /// List the stop policies with their parameters
+    /// List the stop policies, page orders, rates and throttles, or show one with its parameters
     Policies(PoliciesArgs),
     /// Try which ways of dirty tracking work on this machine
     Trackers(TrackersArgs),

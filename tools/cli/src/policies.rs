@@ -1,58 +1,98 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `precopy policies`: the stop policies and the guards.
+//! `precopy policies`: all that a strategy is composed of, and the guards.
 
-use precopy::policy::{
-    GUARD_PARAMETERS, ParameterInfo, PolicyError, PolicyInfo, PolicySpec, policy_groups,
-};
+use precopy::policy::order::PageOrder;
+use precopy::policy::rate::RatePolicy;
+use precopy::policy::throttle::ThrottlePolicy;
+use precopy::policy::{Catalogue, GUARD_PARAMETERS, Info, ParameterInfo, nearest, policy_groups};
 use serde_json::{Value, json};
 
 use crate::args::PoliciesArgs;
-use crate::exit::Exit;
+use crate::exit::{Exit, usage};
 
 /// Columns of the list: names, then rules.
 const NAME_WIDTH: usize = 18;
 const RULE_WIDTH: usize = 78;
 
+/// One thing that can be chosen by name.
+struct Entry {
+    /// What kind of thing: its key in JSON.
+    kind: &'static str,
+    group: &'static str,
+    name: &'static str,
+    rule: &'static str,
+    source: &'static str,
+    parameters: &'static [ParameterInfo],
+}
+
+impl Entry {
+    fn new<T: ?Sized>(kind: &'static str, group: &'static str, info: &Info<T>) -> Self {
+        let Info { name, rule, source, parameters, .. } = *info;
+        Self { kind, group, name, rule, source, parameters }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "group": self.group,
+            "rule": self.rule,
+            "source": self.source,
+            "parameters": parameters(self.parameters),
+        })
+    }
+}
+
+/// Everything there is, group by group.
+fn entries() -> Vec<Entry> {
+    let stops = policy_groups().iter().flat_map(|group| {
+        group.policies.iter().map(|info| Entry::new("policies", group.title, info))
+    });
+    let orders = <dyn PageOrder>::all().iter();
+    let rates = <dyn RatePolicy>::all().iter();
+    let throttles = <dyn ThrottlePolicy>::all().iter();
+    stops
+        .chain(orders.map(|info| Entry::new("orders", "Page orders", info)))
+        .chain(rates.map(|info| Entry::new("rates", "Rates", info)))
+        .chain(throttles.map(|info| Entry::new("throttles", "Throttles", info)))
+        .collect()
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &PoliciesArgs) -> anyhow::Result<Exit> {
-    let named: Result<Vec<_>, PolicyError> =
-        args.names.iter().map(|name| Ok(PolicySpec::new(name, [])?.info())).collect();
-    let named = named?;
-    let wanted = |info: &PolicyInfo| named.is_empty() || named.contains(&info);
-    if args.json {
-        let list: Vec<_> = policy_groups()
-            .iter()
-            .flat_map(|group| group.policies.iter().map(|info| (group.title, info)))
-            .filter(|(_, info)| wanted(info))
-            .map(|(title, info)| {
-                json!({
-                    "name": info.name,
-                    "group": title,
-                    "rule": info.rule,
-                    "source": info.source,
-                    "parameters": parameters(info.parameters),
-                })
-            })
-            .collect();
-        let all = json!({ "policies": list, "guards": parameters(GUARD_PARAMETERS) });
-        println!("{}", serde_json::to_string_pretty(&all)?);
-        return Ok(Exit::Done);
+    let mut entries = entries();
+    for name in &args.names {
+        if !entries.iter().any(|entry| entry.name == name) {
+            let meant = nearest(name, entries.iter().map(|entry| entry.name));
+            let meant = meant.map_or_else(String::new, |name| format!(" Did you mean {name:?}?"));
+            return Err(usage(format!(
+                "There is nothing called {name:?}.{meant} `precopy policies` lists what there is."
+            )));
+        }
     }
-    if named.is_empty() {
-        list();
+    entries.retain(|entry| args.names.is_empty() || args.names.iter().any(|n| n == entry.name));
+    if args.json {
+        let mut all = serde_json::Map::new();
+        for kind in ["policies", "orders", "rates", "throttles"] {
+            let list = entries.iter().filter(|entry| entry.kind == kind).map(Entry::json);
+            all.insert(kind.to_owned(), list.collect());
+        }
+        all.insert("guards".to_owned(), parameters(GUARD_PARAMETERS).into());
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    } else if args.names.is_empty() {
+        list(&entries);
     } else {
-        named.iter().for_each(|info| details(info));
+        entries.iter().for_each(details);
     }
     Ok(Exit::Done)
 }
 
-/// All policies, one after the other: name and rule.
-fn list() {
-    for group in policy_groups() {
-        println!("{}:", group.title);
-        for info in group.policies {
-            let mut name = info.name;
-            for line in wrapped(info.rule, RULE_WIDTH) {
+/// All of them, one after the other: name and rule.
+fn list(entries: &[Entry]) {
+    for group in entries.chunk_by(|one, next| one.group == next.group) {
+        println!("{}:", group[0].group);
+        for entry in group {
+            let mut name = entry.name;
+            for line in wrapped(entry.rule, RULE_WIDTH) {
                 println!("  {name:<NAME_WIDTH$}{line}");
                 name = "";
             }
@@ -66,23 +106,26 @@ fn list() {
     print(GUARD_PARAMETERS);
     println!(
         "\nUse: --policy NAME or --policy NAME:parameter=value,parameter=value\n\
-         `precopy policies NAME` shows a policy's parameters and where its rule comes from."
+         `precopy policies NAME` shows its parameters and where its rule comes from."
     );
 }
 
-fn details(info: &PolicyInfo) {
-    println!("{}", info.name);
-    for line in wrapped(info.rule, RULE_WIDTH) {
+fn details(entry: &Entry) {
+    println!("{}", entry.name);
+    for line in wrapped(entry.rule, RULE_WIDTH) {
         println!("    {line}");
     }
-    println!("    from: {}", info.source);
-    print(info.parameters);
+    println!("    from: {}", entry.source);
+    print(entry.parameters);
     println!();
 }
 
 fn print(parameters: &[ParameterInfo]) {
     for parameter in parameters {
-        println!("    {}={}  {}", parameter.name, parameter.default, parameter.doc);
+        println!("    {}={}", parameter.name, parameter.default);
+        for line in wrapped(parameter.doc, RULE_WIDTH) {
+            println!("        {line}");
+        }
         println!("        {}", parameter.kind);
     }
 }

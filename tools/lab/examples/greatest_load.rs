@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The greatest load that guest, switch, clients and prober carry live on this machine, without a
-//! migration: doubled until the 90th percentiles are broken or the machine falls behind, then
-//! halved in between. The site's processor, which is modelled, is made fast enough not to be the
-//! limit: what is sought is what the real parts carry.
+//! migration: doubled until the 90th percentiles are broken or the machine falls behind the same
+//! load in virtual time, then halved in between. The site's processor, which is modelled, is made
+//! fast enough not to be the limit: what is sought is what the real parts carry.
 //!
 //! `cargo run --release -p lab --example greatest_load -- [USERS] [MEMORY_MIB] [STEADY_S]`
 //!
@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use lab::live::{Link, LiveEvent, LiveOptions, LiveRun, run};
-use lab::paper::live::{load, seen};
+use lab::paper::live::{beside, load, seen};
 use precopy::engine::CancelToken;
 use precopy::units::Tick;
 use webvm::site::{Site, SiteConfig};
@@ -20,8 +20,10 @@ use webvm::users::UsersConfig;
 
 /// No processor of the site's is the limit then.
 const CAPACITY: f64 = 1e6;
-/// Share of the actions due that must be done.
+/// Share of the virtual throughput that must be reached.
 const DONE_SHARE: f64 = 0.95;
+/// A link that is never the limit, in bytes per second.
+const LINK: f64 = 10e9;
 /// Steps of halving.
 const STEPS: u32 = 4;
 /// Users a second that come in.
@@ -51,19 +53,19 @@ fn site(pages: u64, worth: u32) -> anyhow::Result<(SiteConfig, UsersConfig)> {
     }
 }
 
-fn judge(run: &LiveRun, due_per_s: f64, steady_s: f64) -> Step {
+fn judge(run: &LiveRun, expected_per_s: f64, steady_s: f64) -> Step {
     let done_per_s = seen(run).throughput();
     let verdict = run.sla.as_ref().map(|sla| sla.verdict(Percentile::P90));
     let failed = run.counters.resets + run.counters.timed_out + run.counters.violations;
     let harmed = run.audit.as_ref().is_none_or(|audit| !audit.is_clean());
     let kept = verdict.is_some_and(|verdict| verdict != Verdict::Violated)
-        && done_per_s >= DONE_SHARE * due_per_s
+        && done_per_s >= DONE_SHARE * expected_per_s
         && failed == 0
         && !harmed;
     let requests = run.samples.len();
     let text = format!(
-        "{done_per_s:.1} op/s of {due_per_s:.1} due, p90 {}, {requests} actions in all, {failed} \
-         failed, audit {}; steady state {steady_s} s: {}",
+        "{done_per_s:.1} op/s of {expected_per_s:.1} in virtual time, p90 {}, {requests} actions \
+         in all, {failed} failed, audit {}; steady state {steady_s} s: {}",
         verdict.map_or_else(|| "unknown".to_owned(), |verdict| verdict.to_string()),
         if harmed { "not clean" } else { "clean" },
         if kept { "kept" } else { "NOT kept" },
@@ -76,7 +78,7 @@ fn attempt(pages: u64, worth: u32, steady_s: f64) -> anyhow::Result<bool> {
     let (site, users) = site(pages, worth)?;
     let ramp_up_s = (f64::from(users.users) / RAMP_USERS_PER_S).max(2.0);
     let users = UsersConfig { ramp_up_s, steady_s, ramp_down_s: 0.0, ..users };
-    let (count, due_per_s) = (users.users, f64::from(users.users) / users.mean_s);
+    let count = users.users;
     let mut options = LiveOptions::new(site, users, "stop-at-once");
     options.migrate_at.clear();
     options.link = Link::Loopback;
@@ -89,7 +91,8 @@ fn attempt(pages: u64, worth: u32, steady_s: f64) -> anyhow::Result<bool> {
         }
     })?;
     let cores = (cpu_s() - begun) / last.since(Tick::ZERO).as_secs_f64().max(1.0);
-    let step = judge(&run, due_per_s, steady_s);
+    let expected_per_s = beside(&options, LINK, 0.0)?.seen().throughput();
+    let step = judge(&run, expected_per_s, steady_s);
     println!("worth {worth:>6} users ({count} with a heap each): {}; {cores:.2} cores", step.text);
     for note in &run.notes {
         println!("  ! {note}");

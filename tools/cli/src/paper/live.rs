@@ -13,6 +13,7 @@ use lab::live::{LiveMigration, LiveRun};
 use lab::paper::live as figures;
 use lab::paper::{Ran, RunError};
 use lab::report::data::{Mode, Report, RunInfo, SideBySide};
+use precopy::units::Tick;
 use webvm::sla;
 
 use self::case::Case;
@@ -208,6 +209,13 @@ impl Session<'_> {
                 "{at}: service levels not evaluated: steady state shorter than 300 s."
             ));
         }
+        let run_s = live.end.since(Tick::ZERO).as_secs_f64().max(1e-3);
+        let lost_s = Duration::from_millis(live.stolen_ms).as_secs_f64();
+        remarks.push(format!(
+            "{at}: on its last host the guest lost {lost_s:.2} s of processor time ({:.1} % of the \
+             run) to tracking, and to other programs if they kept the cores busy.",
+            lost_s / run_s * 100.0
+        ));
         if live.sla.is_some() && case.window < sla::WINDOW {
             let window_s = case.window.as_secs_f64();
             remarks.push(format!(

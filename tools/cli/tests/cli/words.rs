@@ -72,9 +72,13 @@ fn lists() {
         }
     }
     assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
-    let assert = precopy(&["policies", "qmeu"]).assert().failure();
+    for (kind, name) in [("orders", "cold-first"), ("throttles", "auto-converge")] {
+        let mut list = json[kind].as_array().unwrap().iter();
+        assert!(list.any(|one| one["name"] == name) && text.contains(name), "{name}");
+    }
+    let assert = precopy(&["policies", "qmeu"]).assert().code(2);
     let errors = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
-    assert!(errors.contains("did you mean \"qemu\"?"), "{errors}");
+    assert!(errors.contains("Did you mean \"qemu\"?"), "{errors}");
     let json: Value = serde_json::from_str(&output(&["trackers", "--json"])).unwrap();
     let works = |trial: &&Value| trial["works"] == true && trial["chosen"] == true;
     assert!(json.as_array().unwrap().iter().any(|trial| works(&trial)), "{json}");

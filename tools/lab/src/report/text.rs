@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The most important of a report for a terminal: claims, Table 2, the verdicts of Fig. 3.
+//! The most important of a report for a terminal: claims, capacity, policies, Table 2, the
+//! verdicts of Fig. 3.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -7,16 +8,18 @@ use std::fmt::Write as _;
 use webvm::site::Action;
 
 use super::curve;
-use super::data::{Fig3Panel, Report, Table2};
+use super::data::{Capacity, Fig3Panel, PolicyResult, Report, Table2};
 use super::format::{seconds, sig};
 use super::html::{kind_name, paper_violated};
 use super::judge::{Judged, Verdict};
 use super::paper;
+use super::rank::ranked;
 
 /// Longest line, columns.
 const WIDTH: usize = 100;
 
-/// Claims, Table 2 and the verdicts of Fig. 3 as text, the paper's numbers beside ours.
+/// Claims, capacity, policies, Table 2 and the verdicts of Fig. 3 as text, the paper's numbers
+/// beside ours.
 #[must_use]
 pub fn render(report: &Report, claims: &[Judged]) -> String {
     let mut out = String::new();
@@ -27,6 +30,12 @@ pub fn render(report: &Report, claims: &[Judged]) -> String {
         let _ = writeln!(out, "Another size than the paper's: its claims are not judged");
     } else {
         claims_table(&mut out, claims);
+    }
+    if let Some(capacity) = &report.capacity {
+        capacity_text(&mut out, capacity);
+    }
+    if !report.policies.is_empty() {
+        policies_text(&mut out, &report.policies);
     }
     if let Some(table2) = &report.table2 {
         table2_text(&mut out, table2);
@@ -93,6 +102,43 @@ fn wrapped(out: &mut String, text: &str) {
         line.push_str(word);
     }
     let _ = writeln!(out, "{line}");
+}
+
+fn capacity_text(out: &mut String, capacity: &Capacity) {
+    let _ = writeln!(out, "\nCapacity without a migration\n");
+    for step in &capacity.steps {
+        let rate = step.throughput.median().map_or_else(|| "-".to_owned(), sig);
+        let verdict = if step.pass { "passes" } else { "fails" };
+        let _ = writeln!(out, "{:>5} users {rate:>8} op/s  {verdict}", step.users);
+        wrapped(out, &plain(&step.reason));
+    }
+}
+
+/// Policies, best first.
+fn policies_text(out: &mut String, policies: &[PolicyResult]) {
+    let _ = writeln!(
+        out,
+        "\nPolicies, best first: p99 kept, then p90, then the prober's downtime\n\n\
+         {:>9} {:>9} {:>10} {:>8} {:>9} {:>9}  Policy",
+        "p99 kept", "p90 kept", "Downtime", "Rounds", "Total", "Sent"
+    );
+    for policy in ranked(policies) {
+        let of = |kept: u32| format!("{kept}/{}", policy.runs);
+        let with = |value: Option<f64>, unit: &str| {
+            value.map_or_else(|| "-".to_owned(), |value| format!("{} {unit}", sig(value)))
+        };
+        let _ = writeln!(
+            out,
+            "{:>9} {:>9} {:>10} {:>8} {:>9} {:>9}  {}",
+            of(policy.p99_kept),
+            of(policy.p90_kept),
+            with(policy.downtime_probe_s.median(), "s"),
+            policy.rounds.median().map_or_else(|| "-".to_owned(), sig),
+            with(policy.total_s.median(), "s"),
+            with(policy.sent_mb.median().map(|mb| mb / 1e3), "GB"),
+            plain(&policy.name),
+        );
+    }
 }
 
 fn table2_text(out: &mut String, table2: &Table2) {

@@ -185,6 +185,9 @@ impl LivePlan {
         self.site.pages != MEMORY / PAGE
             || self.users.users != experiments::USERS
             || cases.any(|case| case.window < sla::WINDOW)
+            // How soon limits break shows only in windows that end before that.
+            || (self.experiments.contains(&Experiment::Fig3)
+                && self.migrate_at(Experiment::Fig3) < sla::WINDOW)
     }
 
     /// A site in the guest's memory and so many users of it.

@@ -80,14 +80,12 @@ pub enum PlanError {
         hint: String,
     },
     /// A strategy's part, or its parameters, cannot be.
-    #[error("Line {line} of the plan: {key} cannot be built{hint}")]
+    #[error("Line {line} of the plan: {key} cannot be built")]
     Policy {
         /// The line.
         line: usize,
         /// The key.
         key: String,
-        /// The nearest name, as the rest of a sentence; may be empty.
-        hint: String,
         /// What is wrong with it.
         source: PolicyError,
     },

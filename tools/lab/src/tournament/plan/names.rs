@@ -22,10 +22,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hints_name_the_nearest_and_all() {
-        let known = ["qemu", "xen", "xen-legacy"];
-        assert!(hint("qmeu", &known).starts_with("did you mean \"qemu\"? There are: qemu, xen"));
-        assert_eq!(hint("zzzzzz", &known), "there are: qemu, xen, xen-legacy");
-        assert_eq!(shorten(&"\u{e4}".repeat(100)).chars().count(), 60);
+    fn a_hint_names_the_nearest_if_there_is_one_and_all() {
+        let known = ["qemu", "xen", "xen-legacy", "cloud-hypervisor"];
+        for (wrong, right) in [
+            ("qmeu", "did you mean \"qemu\"? There are: "),
+            ("XEN", "did you mean \"xen\"? There are: "),
+            ("cloudhypervisor", "did you mean \"cloud-hypervisor\"? There are: "),
+            ("xen_legacy", "did you mean \"xen-legacy\"? There are: "),
+            ("zzzzzz", "there are: "),
+        ] {
+            assert_eq!(hint(wrong, &known), format!("{right}{}", known.join(", ")));
+        }
     }
 }

@@ -3,10 +3,7 @@
 
 use std::path::PathBuf;
 
-use precopy::policy::order::orders;
-use precopy::policy::rate::rates;
-use precopy::policy::throttle::throttles;
-use precopy::policy::{PolicyError, StrategySpec, nearest};
+use precopy::policy::StrategySpec;
 use toml::de::DeTable;
 
 use super::error::PlanError;
@@ -151,8 +148,11 @@ fn strategy(table: &Table<'_>) -> Result<Entry, PlanError> {
     let (text, line) = table.text("use")?.ok_or_else(|| {
         table.missing("use", "a strategy, such as \"qemu\" or \"qemu+cold-first\"")
     })?;
-    let strategy = StrategySpec::parse(text)
-        .map_err(|source| policy_error(line, table.path_of("use"), source))?;
+    let strategy = StrategySpec::parse(text).map_err(|source| PlanError::Policy {
+        line,
+        key: table.path_of("use"),
+        source,
+    })?;
     let tuning = [("default", Tuning::Default), ("train", Tuning::Train)];
     Ok(Entry {
         name: table.text("name")?.map_or_else(|| strategy.to_string(), |(name, _)| name.to_owned()),
@@ -161,20 +161,6 @@ fn strategy(table: &Table<'_>) -> Result<Entry, PlanError> {
         tuning: table.choice("tuning", &tuning)?.unwrap_or(Tuning::Default),
         line: table.line(),
     })
-}
-
-/// An error of a strategy, with the nearest name where the error itself has none.
-fn policy_error(line: usize, key: String, source: PolicyError) -> PlanError {
-    let near = match &source {
-        PolicyError::UnknownPart { name, .. } => {
-            let known = orders().iter().map(|info| info.name);
-            let known = known.chain(rates().iter().map(|info| info.name));
-            nearest(name, known.chain(throttles().iter().map(|info| info.name)))
-        }
-        _ => None,
-    };
-    let hint = near.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
-    PlanError::Policy { line, key, hint, source }
 }
 
 fn reference(root: &Table<'_>, strategies: &[Entry]) -> Result<usize, PlanError> {

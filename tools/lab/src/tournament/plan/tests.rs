@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Plans that are right, and every kind of mistake.
 
+use std::error::Error as _;
+
 use super::*;
 
 /// A plan with the least that there must be, where one line is replaced.
@@ -73,8 +75,8 @@ fn mistakes_give_line_key_and_nearest_name() {
         ("offsets = 30", "title = \"a\\u0007b\"", 1, &["title", "on one line"]),
     ] {
         let error = broken(line, by);
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        let text = format!("{error}: {}", cause.unwrap_or_default());
+        let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+        let text = format!("{error}{cause}");
         assert_eq!(error.line(), at, "{by}: {text}");
         assert!(text.contains(&format!("Line {at} ")), "{text}");
         for word in words {
