@@ -100,7 +100,7 @@ fn read(path: &Path, quick: bool) -> anyhow::Result<(Plan, Vec<Input>)> {
         .map_err(|error| usage(format!("Cannot read the plan {}: {error}", path.display())))?;
     let plan = Plan::parse(&text).map_err(|error| usage(told(&error)))?;
     let plan = if quick { plan.quick() } else { plan };
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
     let inputs = input::load(&plan, folder).map_err(|error| usage(told(&error)))?;
     Ok((plan, inputs))
 }

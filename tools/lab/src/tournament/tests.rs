@@ -379,7 +379,8 @@ fn every_heuristic_on_three_small_traces() {
         let _ = writeln!(text, "{}: O1 {:.1} ms", input.name, mine[0].o1_downtime_ms.unwrap());
         for entry in &plan.strategies {
             let run = mine.iter().find(|run| run.strategy == entry.name).unwrap();
-            let real = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.1}"));
+            let real =
+                |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.1}"));
             let line = format!(
                 "  {:24} {:8} {:>7} ms, O2 {:>6}, {:>6.2} s, {:>4} rounds, {:>5.2} MB",
                 run.strategy,
