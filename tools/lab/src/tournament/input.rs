@@ -58,8 +58,8 @@ pub enum InputError {
         source: precopy::trace::TraceError,
     },
     /// A folder without traces.
-    #[error("Line {line} of the plan: {} holds {count} files *.ptrace or *.trace.zst; there may be 1 \
-        to {max}", path.display())]
+    #[error("Line {line} of the plan: {} holds {count} files *.ptrace or *.trace.zst; there may \
+        be 1 to {max}", path.display())]
     Folder {
         /// The line.
         line: usize,
