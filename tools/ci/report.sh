@@ -128,6 +128,17 @@ browse "$out/paper/report.html#light" shot-paper --window-size=1280,22000 \
     --screenshot="$out/paper.png"
 [ -s "$out/paper.png" ] || { echo "no screenshot $out/paper.png"; exit 1; }
 
+echo "a small tournament:"
+cargo run -q --release -p precopy-cli -- tournament tools/lab/plans/quick.toml --quick \
+    --out "$out/tournament" >"$work/tournament.log" 2>&1 || { tail -20 "$work/tournament.log"; exit 1; }
+check "$out/tournament/report.html" tournament
+browse "$out/tournament/report.html#light" shot-tournament --window-size=1280,12000 \
+    --screenshot="$out/tournament.png"
+[ -s "$out/tournament.png" ] || { echo "no screenshot $out/tournament.png"; exit 1; }
+# Every run is in the page, and is the table that lies beside it.
+grep -o 'data:text/csv;base64,[A-Za-z0-9+/=]*' "$out/tournament/report.html" | head -1 |
+    cut -d, -f2 | base64 -d | cmp - "$out/tournament/runs.csv"
+
 for theme in light dark; do
     browse "$page#$theme" "shot-$theme" --window-size=1280,22000 --screenshot="$out/$theme.png"
     [ -s "$out/$theme.png" ] || { echo "no screenshot $out/$theme.png"; exit 1; }

@@ -7,6 +7,7 @@ mod paper;
 mod predict;
 mod simulate;
 mod tools;
+mod tournament;
 mod trace;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub(crate) use simulate::{SimulateArgs, WorkloadName};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
 };
+pub(crate) use tournament::{PlanName, TournamentArgs};
 pub(crate) use trace::{
     CatArgs, ImportArgs, RecordArgs, RecordGuest, SalvageArgs, SynthArgs, TraceArgs, TraceCommand,
     TraceInfoArgs,
@@ -58,6 +60,8 @@ pub(crate) enum Command {
     Trackers(TrackersArgs),
     /// Run the experiments of the paper on the cost of live migration under Web 2.0 load
     Paper(PaperArgs),
+    /// Compare strategies on traces, beside what a clairvoyant could have done
+    Tournament(TournamentArgs),
     /// Read, make, show and mend traces of dirty pages
     Trace(TraceArgs),
     /// Check the protocol: every order of events in small worlds, or random worlds by seed

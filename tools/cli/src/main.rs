@@ -26,6 +26,7 @@ mod simulate;
 mod source;
 mod spectator;
 mod system;
+mod tournament;
 mod trace;
 mod trackers;
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Predict(args) => predict::run(&args),
         Command::Trackers(args) => trackers::run(&args),
         Command::Paper(args) => paper::run(&args),
+        Command::Tournament(args) => tournament::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -10,5 +10,6 @@ mod predict;
 mod replay;
 mod simulate;
 mod support;
+mod tournament;
 mod trace;
 mod words;

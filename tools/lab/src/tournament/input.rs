@@ -3,18 +3,18 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::io::{self, BufRead, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use precopy::bitmap::DenseBitmap;
 use precopy::sim::{ReplayOptions, TraceGuest, VirtualGuest as _};
-use precopy::trace::{MemoryTrace, TickSource, TraceHeader, TraceTick};
-use precopy::units::{PageRun, Tick};
+use precopy::trace::{MemoryTrace, TickSource as _, Trace as _, TraceFile, TraceHeader, TraceTick};
+use precopy::units::{PageSize, Tick};
 
 use super::plan::{Origin, Plan, Split, TraceSpec};
-use crate::traces::{Limits, Recording, TraceError, compressed};
+use crate::traces::{Limits, Recording, TextReader, TraceError, decompress};
 
 /// Most files of a folder.
 const FILES_MAX: usize = 1000;
@@ -35,8 +35,8 @@ pub enum InputError {
         source: io::Error,
     },
     /// A file is no trace, or damaged.
-    #[error("Line {line} of the plan: {name} is no trace that can be read")]
-    Trace {
+    #[error("Line {line} of the plan: {name} is no text trace that can be read")]
+    Text {
         /// The line.
         line: usize,
         /// The file.
@@ -44,9 +44,22 @@ pub enum InputError {
         /// What is wrong with it.
         source: TraceError,
     },
+    /// A file in the binary format is damaged.
+    #[error(
+        "Line {line} of the plan: {name} is no trace that can be read; a good beginning of it \
+        can be saved with `precopy trace salvage`"
+    )]
+    Binary {
+        /// The line.
+        line: usize,
+        /// The file.
+        name: String,
+        /// What is wrong with it.
+        source: precopy::trace::TraceError,
+    },
     /// A folder without traces.
-    #[error("Line {line} of the plan: {} holds {count} files *.trace.zst; there may be 1 to {max}",
-        path.display())]
+    #[error("Line {line} of the plan: {} holds {count} files *.ptrace or *.trace.zst; there may \
+        be 1 to {max}", path.display())]
     Folder {
         /// The line.
         line: usize,
@@ -164,7 +177,7 @@ fn files(folder: &Path, line: usize) -> Result<Vec<PathBuf>, InputError> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        if path.to_str().is_some_and(|path| path.ends_with(SUFFIX)) {
+        if path.to_str().is_some_and(|path| SUFFIXES.iter().any(|end| path.ends_with(end))) {
             files.push(path);
         }
         if files.len() > FILES_MAX {
@@ -180,11 +193,14 @@ fn files(folder: &Path, line: usize) -> Result<Vec<PathBuf>, InputError> {
     Ok(files)
 }
 
-const SUFFIX: &str = ".trace.zst";
+const SUFFIXES: [&str; 2] = [".trace.zst", ".ptrace"];
+/// How a Zstandard file begins.
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 fn stem(path: &Path) -> String {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    name.strip_suffix(SUFFIX).map_or(name.clone(), str::to_owned)
+    let bare = SUFFIXES.iter().find_map(|end| name.strip_suffix(end)).map(str::to_owned);
+    bare.unwrap_or(name)
 }
 
 fn shipped(spec: &TraceSpec, recording: Recording) -> Result<Input, InputError> {
@@ -194,26 +210,37 @@ fn shipped(spec: &TraceSpec, recording: Recording) -> Result<Input, InputError> 
 
 fn file(spec: &TraceSpec, path: &Path, name: Option<String>) -> Result<Input, InputError> {
     let io = |source| InputError::Io { line: spec.line, path: path.to_owned(), source };
-    let bytes = fs::read(path).map_err(io)?;
-    text(spec, &bytes, name.unwrap_or_else(|| stem(path)))
+    let name = name.unwrap_or_else(|| stem(path));
+    let mut begin = Vec::new();
+    let opened = fs::File::open(path).map_err(io)?;
+    opened.take(1).read_to_end(&mut begin).map_err(io)?;
+    // A text trace begins with its JSON object, if it is not compressed.
+    if begin.first().is_none_or(|byte| [ZSTD[0], b'{'].contains(byte)) {
+        return text(spec, &fs::read(path).map_err(io)?, name);
+    }
+    let damaged = |source| InputError::Binary { line: spec.line, name: name.clone(), source };
+    let mut source = TraceFile::new(path).open().map_err(damaged)?;
+    let trace = MemoryTrace::read(&mut source).map_err(damaged)?;
+    input(spec, name.clone(), trace.header(), trace.ticks().to_vec())
 }
 
-/// A trace in the text format.
+/// A trace in the text format, compressed or not.
 fn text(spec: &TraceSpec, bytes: &[u8], name: String) -> Result<Input, InputError> {
     let line = spec.line;
-    let trace = |source| InputError::Trace { line, name: name.clone(), source };
-    let mut reader = compressed(bytes, Limits::default()).map_err(trace)?;
-    let from = reader.header();
-    let mut header = TraceHeader::new(from.pages, from.guest.clone());
-    header.notes.clone_from(&from.scenario);
-    header.tick = Duration::from_nanos(from.epoch_ns);
-    if from.page_size != 4096 {
-        let why = format!("its pages have {} bytes; the simulator's have 4096", from.page_size);
+    let failed = |source: TraceError| InputError::Text { line, name: name.clone(), source };
+    let source: Box<dyn BufRead + '_> = if bytes.starts_with(&ZSTD) {
+        Box::new(decompress(bytes).map_err(failed)?)
+    } else {
+        Box::new(bytes)
+    };
+    let mut reader = TextReader::new(source, Limits::default()).map_err(|e| failed(e.into()))?;
+    let Some(header) = reader.header().to_trace() else {
+        let why = "its page size is unknown here".to_owned();
         return Err(InputError::Unusable { line, name, why });
-    }
-    let mut ticks = Vec::new();
-    while let Some(epoch) = reader.next_epoch().map_err(TraceError::from).map_err(trace)? {
-        ticks.push(TraceTick::new(epoch.time, joined(&epoch.runs)));
+    };
+    let (mut ticks, mut tick) = (Vec::new(), TraceTick::default());
+    while reader.next_tick(&mut tick).map_err(|error| failed(error.into()))? {
+        ticks.push(std::mem::take(&mut tick));
     }
     input(spec, name, &header, ticks)
 }
@@ -225,6 +252,13 @@ pub(super) fn input(
     header: &TraceHeader,
     mut ticks: Vec<TraceTick>,
 ) -> Result<Input, InputError> {
+    if header.page_size != PageSize::BASE {
+        let why = format!(
+            "its pages have {} bytes; the simulator's have 4096",
+            header.page_size.bytes_u32()
+        );
+        return Err(InputError::Unusable { line: spec.line, name, why });
+    }
     let mut header = header.clone();
     header.tick = header.tick.div_f64(spec.speed);
     for tick in &mut ticks {
@@ -243,20 +277,6 @@ pub(super) fn input(
     let populated = Arc::new(populated(&trace));
     let (family, split, speed) = (spec.family.clone(), spec.split, spec.speed);
     Ok(Input { name, family, split, speed, trace, populated, fingerprint })
-}
-
-/// Runs without neighbours: those that touch become one.
-fn joined(runs: &[PageRun]) -> Vec<PageRun> {
-    let mut joined: Vec<PageRun> = Vec::with_capacity(runs.len());
-    for run in runs {
-        match joined.last_mut() {
-            Some(last) if last.end() == run.start() => {
-                *last = PageRun::new(last.start(), last.pages() + run.pages());
-            }
-            _ => joined.push(*run),
-        }
-    }
-    joined
 }
 
 fn fingerprint(header: &TraceHeader, ticks: &[TraceTick]) -> u64 {

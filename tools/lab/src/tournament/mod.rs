@@ -2,6 +2,7 @@
 //! Tournaments: every strategy on every trace, over every link, from many start offsets, beside
 //! what a clairvoyant could have done (heuristics.md, section 5).
 
+pub mod fuzzing;
 pub mod input;
 pub mod job;
 pub mod journal;

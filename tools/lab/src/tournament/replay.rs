@@ -169,7 +169,7 @@ impl Runner for Simulator<'_> {
         strategy.stop = Box::new(Unstopped { never, stop: strategy.stop });
         let result = self.migrate(case, entry, strategy, Some(SAMPLE))?;
         let capacity = capacity(link)?;
-        let began = Tick::ZERO + Duration::from_secs_f64(entry.preflight_s);
+        let began = Tick::ZERO + began(&result, Duration::from_secs_f64(entry.preflight_s));
         let points = result.curve.iter().filter(|point| point.at >= began);
         let points = points.filter_map(|point| {
             let at = point.at.since(began);
@@ -282,6 +282,17 @@ fn capacity(link: &LinkSpec) -> Result<Capacity, OracleError> {
     Capacity::steps(&steps)
 }
 
+/// When the migration itself began: at once, or when the first page could be sent after a
+/// pre-flight, which may be shorter than planned.
+fn began(result: &PairResult, preflight: Duration) -> Duration {
+    match result.decisions.first() {
+        Some(first) if !preflight.is_zero() => {
+            first.seen.now.since(Tick::ZERO).saturating_sub(first.seen.elapsed)
+        }
+        _ => preflight,
+    }
+}
+
 /// A result in the tournament's words.
 fn told(result: &PairResult, preflight: Duration, longest: Duration) -> Run {
     let last = result.decisions.last();
@@ -307,7 +318,7 @@ fn told(result: &PairResult, preflight: Duration, longest: Duration) -> Run {
         ending,
         reason: reason.unwrap_or_default(),
         downtime_ms: result.downtime.map(ms),
-        total_ms: ms(ended.saturating_sub(preflight)),
+        total_ms: ms(ended.saturating_sub(began(result, preflight))),
         bytes: [bulk, resent, last_bytes],
         rounds: result.totals.rounds,
         decisions: result.decisions.len() as u64,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The tournament over a made-up simulator: what is run, kept, summed up and written.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -330,7 +331,6 @@ fn the_simulator_plays_and_no_run_beats_the_clairvoyant() {
         assert!(downtime >= o1 - 1e-6, "{run:?}");
         assert!(run.o2_downtime_ms.unwrap() >= o1 - 1e-6, "{run:?}");
     }
-    println!("{:#?}", played.runs[0]);
 }
 
 fn tiny(plan: &Plan) -> Vec<Input> {
@@ -344,4 +344,67 @@ fn tiny(plan: &Plan) -> Vec<Input> {
     };
     let header = TraceHeader::new(2000, "made up");
     vec![input(spec, "tiny".to_owned(), &header, (0..300).map(tick).collect()).unwrap()]
+}
+
+/// Every policy, order, rate and throttle that there is, on three small guests: one with a hot
+/// spot, one with lulls, one that writes faster than the link sends.
+#[test]
+fn every_heuristic_on_three_small_traces() {
+    use precopy::policy::order::orders;
+    use precopy::policy::policies;
+    use precopy::policy::rate::rates;
+    use precopy::policy::throttle::throttles;
+    let names = policies().iter().map(|info| info.name.to_owned());
+    let names = names.chain(orders().iter().map(|info| format!("qemu+{}", info.name)));
+    let names = names.chain(rates().iter().map(|info| format!("qemu+{}", info.name)));
+    let names = names.chain(throttles().iter().map(|info| format!("qemu+{}", info.name)));
+    let strategies: String =
+        names.map(|name| format!("[[strategy]]\nuse = \"{name}\"\n")).collect();
+    let text = format!(
+        "offsets = 1\nworst_phase = false\nt_max_s = 4\nbudget_ms = 40\nd0_ms = 5\n{strategies}
+        [[trace]]\nrecording = \"web-20\"\nfamily = \"small\"\nsplit = \"train\"
+        [[link]]\nname = \"slow\"\nbandwidth_bytes_per_s = 8e6\n"
+    );
+    let plan = Plan::parse(&text).unwrap();
+    let inputs = [
+        small(&plan, "hot spot", |at, _| (at * 29 % 300, 6)),
+        small(&plan, "lulls", |at, lull| (at * 37 % 900, if lull { 0 } else { 25 })),
+        small(&plan, "heavy", |at, _| (at * 97 % 1200, 60)),
+    ];
+    let mut text = String::new();
+    let simulator = super::replay::Simulator::new(&plan, &inputs).unwrap();
+    let played = play(&plan, &inputs, &simulator, None, 2, &()).unwrap();
+    for input in &inputs {
+        let mine: Vec<_> = played.runs.iter().filter(|run| run.trace == input.name).collect();
+        let _ = writeln!(text, "{}: O1 {:.1} ms", input.name, mine[0].o1_downtime_ms.unwrap());
+        for entry in &plan.strategies {
+            let run = mine.iter().find(|run| run.strategy == entry.name).unwrap();
+            let real =
+                |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.1}"));
+            let line = format!(
+                "  {:24} {:8} {:>7} ms, O2 {:>6}, {:>6.2} s, {:>4} rounds, {:>5.2} MB",
+                run.strategy,
+                run.ending.name(),
+                real(run.downtime_ms),
+                real(run.o2_downtime_ms),
+                run.total_ms / 1e3,
+                run.rounds,
+                run.wire_bytes() as f64 / 1e6,
+            );
+            let _ = writeln!(text, "{line}; {}", run.reason);
+        }
+    }
+    insta::assert_snapshot!("every_heuristic", text);
+}
+
+/// Five seconds of a guest of 1500 pages, in ticks of 10 ms; every other second is a lull.
+fn small(plan: &Plan, name: &str, writes: impl Fn(u64, bool) -> (u64, u64)) -> Input {
+    let tick = |at: u64| {
+        let (start, pages) = writes(at, at / 100 % 2 == 1);
+        let runs =
+            if pages == 0 { vec![] } else { vec![PageRun::new(PageIndex::new(start), pages)] };
+        TraceTick::new(Tick::from_nanos((at + 1) * 10_000_000), runs)
+    };
+    let header = TraceHeader::new(1500, "made up");
+    input(&plan.traces[0], name.to_owned(), &header, (0..500).map(tick).collect()).unwrap()
 }

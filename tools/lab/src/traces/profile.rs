@@ -409,7 +409,10 @@ mod tests {
         let mut rng = Rng::new(5);
         // Every second page, so that no two runs touch.
         let sets: Vec<BTreeSet<u64>> = (0..700)
-            .map(|_| (0..rng.below(9)).map(|_| 2 * rng.below(1 + rng.below(300))).collect())
+            .map(|_| {
+                let pages = rng.below(9);
+                (0..pages).map(|_| 1 + rng.below(300)).map(|page| 2 * (page / 2)).collect()
+            })
             .collect();
         let got = profile(sets.iter().zip(1..).map(|(set, n)| tick(n, set)).collect());
         for point in &got.working_set {

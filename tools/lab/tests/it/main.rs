@@ -2,6 +2,7 @@
 //! The laboratory as its users see it.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod plans;
 mod report;
 #[path = "../../examples/sample_report/sample.rs"]
 mod sample;

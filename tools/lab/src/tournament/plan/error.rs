@@ -87,7 +87,7 @@ pub enum PlanError {
         /// The key.
         key: String,
         /// What is wrong with it.
-        source: PolicyError,
+        source: Box<PolicyError>,
     },
     /// Two things of the same name.
     #[error("Line {line} of the plan: {key} is {name:?} as in line {first}; names must differ")]

@@ -27,6 +27,9 @@ pub const EXAMPLE: &str = include_str!("../../../plans/example.toml");
 /// The standard plan: every shipped trace at 1 and 10 Gb/s, every strategy.
 pub const STANDARD: &str = include_str!("../../../plans/standard.toml");
 
+/// A minute's worth, for a look at a new strategy.
+pub const QUICK: &str = include_str!("../../../plans/quick.toml");
+
 /// Most bytes of a plan.
 pub const PLAN_BYTES_MAX: usize = 1 << 20;
 /// Most traces, before folders are looked into.

@@ -151,7 +151,7 @@ fn strategy(table: &Table<'_>) -> Result<Entry, PlanError> {
     let strategy = StrategySpec::parse(text).map_err(|source| PlanError::Policy {
         line,
         key: table.path_of("use"),
-        source,
+        source: Box::new(source),
     })?;
     let tuning = [("default", Tuning::Default), ("train", Tuning::Train)];
     Ok(Entry {

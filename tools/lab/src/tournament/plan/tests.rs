@@ -43,7 +43,9 @@ fn the_plans_that_come_with_it_are_read() {
     assert_eq!((plan.reference, plan.offsets, plan.worst_phase), (0, 4, true));
     let quick = plan.quick();
     assert_eq!((quick.offsets, quick.links.len(), quick.worst_phase), (3, 1, false));
-    Plan::parse(STANDARD).unwrap();
+    let standard = Plan::parse(STANDARD).unwrap();
+    assert!(standard.offsets >= 30 && standard.strategies.len() >= 40);
+    Plan::parse(QUICK).unwrap();
 }
 
 #[test]

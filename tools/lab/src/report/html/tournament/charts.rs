@@ -129,8 +129,9 @@ const AGAINST: [Against; 3] = [
 pub(super) fn pareto(page: &mut Page, summary: &Summary, runs: &[RunRecord]) {
     let mut inside = vec![p("Medians over all runs of a split that handed over; bars reach from \
          the lower to the upper quartile of downtime. The line joins the strategies that no other \
-         beats in both. The level of O1 is the median of the clairvoyant's shortest downtime, with every \
-         page sent once. A tooltip gives the share of O1's hypervolume that a strategy covers.")];
+         beats in both. The level of O1 is the median of the clairvoyant's shortest downtime, \
+         with every page sent once. A tooltip gives the share of O1's hypervolume that a \
+         strategy covers.")];
     for scope in whole(summary) {
         let runs: Vec<&RunRecord> = runs.iter().filter(|run| run.split == scope.split).collect();
         for against in &AGAINST {
