@@ -141,7 +141,7 @@ impl Receiving {
         })??;
         let (address, cancel) = (receiver.local().to_owned(), CancelToken::new());
         let cancelled = cancel.clone();
-        let work = move || receive(receiver, side, uplink, &cancelled, marks);
+        let work = move || receive(receiver, side, uplink, &cancelled, marks.as_ref());
         let thread = place.spawn(side, "lab-destination", work)?;
         Ok(Self { address, cancel, thread })
     }
@@ -164,7 +164,7 @@ fn receive(
     side: Side,
     uplink: SocketAddr,
     cancel: &CancelToken,
-    marks: Option<Arc<AtomicBitmap>>,
+    marks: Option<&Arc<AtomicBitmap>>,
 ) -> Result<Taken, LiveError> {
     let mut made: Made = None;
     let mut factory = |hello: &Hello| -> Result<CreatedGuest, GuestError> {
@@ -176,7 +176,7 @@ fn receive(
         let memory = MappedMemory::new(hello.regions.clone(), map)
             .map_err(|error| GuestError::because("get its memory", error))?;
         let memory = Arc::new(memory);
-        let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, hook(marks.clone()))?;
+        let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, hook(marks.cloned()))?;
         let network = Arc::new(Mutex::new(Network::new(uplink)));
         made = Some((Arc::clone(&memory), site.clone(), Arc::clone(&network)));
         Ok(CreatedGuest { memory, guest: Box::new(Arriving { site, network }) })

@@ -129,7 +129,7 @@ impl Experiment<'_> {
         let mut all = Ok(());
         while !self.clients.progress().over {
             self.tell();
-            all = all.and(self.begin_to_record());
+            all = all.and_then(|()| self.begin_to_record());
             sleep(LOOK);
         }
         all

@@ -409,11 +409,17 @@ mod tests {
         let mut rng = Rng::new(5);
         // Every second page, so that no two runs touch.
         let sets: Vec<BTreeSet<u64>> = (0..700)
-            .map(|_| (0..rng.below(9)).map(|_| 2 * rng.below(1 + rng.below(300))).collect())
+            .map(|_| {
+                let page = |_| {
+                    let most = rng.below(300);
+                    2 * rng.below(1 + most)
+                };
+                (0..9).map(page).collect()
+            })
             .collect();
         let got = profile(sets.iter().zip(1..).map(|(set, n)| tick(n, set)).collect());
         for point in &got.working_set {
-            let ticks = (point.window_s * 100.0).round() as usize;
+            let ticks = usize::try_from(whole((point.window_s * 100.0).round())).unwrap();
             let sizes: Vec<f64> = sets
                 .windows(ticks)
                 .map(|sets| sets.iter().flatten().collect::<BTreeSet<_>>().len() as f64)
