@@ -63,12 +63,27 @@ fn one(args: &TraceInfoArgs, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Named values, one a line.
+#[derive(Debug)]
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, name: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.0, "  {name:<14}{value}");
+    }
+}
+
 fn text(info: &Info<'_>) -> String {
+    let mut lines = Lines(format!("{}\n", info.trace.display()));
+    about(info, &mut lines);
+    writes(info, &mut lines);
+    lines.0 + &plot(&info.profile.plot, info.profile.length_s)
+}
+
+/// What was traced, and into what file.
+fn about(info: &Info<'_>, lines: &mut Lines) {
     let (header, profile) = (info.header, &info.profile);
-    let mut out = format!("{}\n", info.trace.display());
-    let mut line = |name: &str, value: String| {
-        let _ = writeln!(out, "  {name:<14}{value}");
-    };
+    let mut line = |name: &str, value: String| lines.add(name, value);
     let page = header.page_size.bytes_u32();
     let memory = header.pages.saturating_mul(page.into());
     line("origin", header.origin.clone());
@@ -99,6 +114,12 @@ fn text(info: &Info<'_>) -> String {
             per_event(info.file_bytes)
         ),
     );
+}
+
+/// What was written, and how.
+fn writes(info: &Info<'_>, lines: &mut Lines) {
+    let (page, profile) = (info.header.page_size.bytes_u32(), &info.profile);
+    let mut line = |name: &str, value: String| lines.add(name, value);
     line(
         "written",
         format!(
@@ -146,8 +167,6 @@ fn text(info: &Info<'_>) -> String {
     if let Some(h) = profile.hurst {
         line("Hurst", format!("{h:.2}"));
     }
-    out.push_str(&plot(&profile.plot, profile.length_s));
-    out
 }
 
 fn curve(profile: &Profile, page: u32) -> String {

@@ -133,7 +133,7 @@ impl Experiment<'_> {
         let mut all = Ok(());
         while !self.clients.progress().over {
             self.tell();
-            all = all.and(self.begin_to_record());
+            all = all.and_then(|()| self.begin_to_record());
             sleep(LOOK);
             if let Some(why) = self.keeper.lost() {
                 let lost = format!("The guest is lost with its host: {}", chain(&why));

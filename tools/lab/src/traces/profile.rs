@@ -410,13 +410,16 @@ mod tests {
         // Every second page, so that no two runs touch.
         let sets: Vec<BTreeSet<u64>> = (0..700)
             .map(|_| {
-                let pages = rng.below(9);
-                (0..pages).map(|_| 1 + rng.below(300)).map(|page| 2 * (page / 2)).collect()
+                let page = |_| {
+                    let most = rng.below(300);
+                    2 * rng.below(1 + most)
+                };
+                (0..9).map(page).collect()
             })
             .collect();
         let got = profile(sets.iter().zip(1..).map(|(set, n)| tick(n, set)).collect());
         for point in &got.working_set {
-            let ticks = (point.window_s * 100.0).round() as usize;
+            let ticks = usize::try_from(whole((point.window_s * 100.0).round())).unwrap();
             let sizes: Vec<f64> = sets
                 .windows(ticks)
                 .map(|sets| sets.iter().flatten().collect::<BTreeSet<_>>().len() as f64)
