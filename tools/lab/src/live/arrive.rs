@@ -53,7 +53,7 @@ pub(super) fn receive(
     mut receiver: Receiver,
     uplink: SocketAddr,
     cancel: &CancelToken,
-    marks: Option<Arc<AtomicBitmap>>,
+    marks: Option<&Arc<AtomicBitmap>>,
     commit: fn(),
 ) -> Result<Arrived, LiveError> {
     let mut made: Made = None;
@@ -66,7 +66,7 @@ pub(super) fn receive(
         let memory = MappedMemory::new(hello.regions.clone(), map)
             .map_err(|error| GuestError::because("get its memory", error))?;
         let memory = Arc::new(memory);
-        let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, hook(marks.clone()))?;
+        let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, hook(marks))?;
         let network = Arc::new(Mutex::new(Network::new(uplink)));
         made = Some((Arc::clone(&memory), site.clone(), Arc::clone(&network)));
         Ok(CreatedGuest { memory, guest: Box::new(Arriving { site, network, commit }) })

@@ -43,7 +43,7 @@ impl Hosted {
         options: &LiveOptions,
         clock: LiveClock,
         side: Side,
-        marks: Option<Arc<AtomicBitmap>>,
+        marks: Option<&Arc<AtomicBitmap>>,
     ) -> Result<Self, LiveError> {
         let config = options.site.clone();
         let table = RegionTable::single(PageSize::BASE, config.pages)?;
@@ -110,8 +110,8 @@ pub(super) enum Went {
 }
 
 /// Marks what a recording harvests.
-pub(super) fn hook(marks: Option<Arc<AtomicBitmap>>) -> Option<WriteHook> {
-    marks.map(|bitmap| also_marking(bitmap, None))
+pub(super) fn hook(marks: Option<&Arc<AtomicBitmap>>) -> Option<WriteHook> {
+    marks.map(|bitmap| also_marking(Arc::clone(bitmap), None))
 }
 
 /// What a destination gives back.
@@ -151,7 +151,7 @@ impl Receiving {
         let (address, cancel) = (receiver.local().to_owned(), CancelToken::new());
         let cancelled = cancel.clone();
         let work = move || {
-            let arrived = receive(receiver, uplink, &cancelled, marks, || {})?;
+            let arrived = receive(receiver, uplink, &cancelled, marks.as_ref(), || {})?;
             let Arrived { memory, site, report, network, receiver } = arrived;
             let hosted = Box::new(Hosted::over(memory, site, side, None)?);
             let guest = Went::Here(hosted);

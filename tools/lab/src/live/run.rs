@@ -58,7 +58,7 @@ pub fn run(
     let recorder = Recorder::new(options);
     // Booting a large guest takes seconds, which are not part of the run.
     let mut hosted =
-        Box::new(Hosted::boot(options, LiveClock::start(), Side::A, recorder.marks())?);
+        Box::new(Hosted::boot(options, LiveClock::start(), Side::A, recorder.marks().as_ref())?);
     hosted.start(&place, uplink)?;
 
     let origin = Instant::now();
