@@ -61,7 +61,8 @@ const STEP_BITS: u32 = 3;
 /// Octaves by which a page's quiet must exceed its mean to change its class.
 const AGE_OCTAVES: usize = 3;
 /// A moving average's weights are in parts of so many.
-const WEIGHTS: i32 = 256;
+const WEIGHT_BITS: u32 = 16;
+const WEIGHTS: i32 = 1 << WEIGHT_BITS;
 
 /// Cold pages first.
 #[derive(Clone, PartialEq, Debug)]
@@ -118,7 +119,7 @@ fn steps(interval_ms: u32) -> i32 {
     i32::try_from(eighths).unwrap_or(i32::MAX)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "from 0.01 to 1 of 256")]
+#[expect(clippy::cast_possible_truncation, reason = "from 0.01 to 1 of 2^16")]
 fn weight_of(share: f64) -> i32 {
     ((share * f64::from(WEIGHTS)).round() as i32).clamp(1, WEIGHTS)
 }
@@ -166,7 +167,7 @@ impl ColdFirst {
             return Page::new(steps(now_ms.wrapping_sub(self.began_ms).max(1)), now_ms);
         };
         let change = (steps(page.quiet_ms(now_ms)) - before) * self.weight;
-        Page::new(before + ((change + WEIGHTS / 2) >> 8), now_ms)
+        Page::new(before + ((change + WEIGHTS / 2) >> WEIGHT_BITS), now_ms)
     }
 
     /// Finds the owed pages that have been quiet for so long that their class is not theirs any
