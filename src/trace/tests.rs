@@ -419,11 +419,11 @@ fn ten_minutes_of_a_large_guest_are_read_in_little_memory() {
 
 #[test]
 fn few_bytes_cannot_ask_for_much() {
-    // A modelled chunk whose plain length is a lie: more runs than it pays for.
+    // A modelled chunk whose plain length is a lie: enough for its ticks, not for their runs.
     let (header, ticks) = regular(1000);
     let (mut bytes, _) = write(&header, &ticks, options(100_000, Coding::Modelled));
     let at = bytes.windows(4).position(|w| w == b"CHNK").unwrap();
-    bytes[at + 16..at + 20].copy_from_slice(&1000_u32.to_le_bytes());
+    bytes[at + 16..at + 20].copy_from_slice(&3100_u32.to_le_bytes());
     let crc = crc32fast::hash(&bytes[at..at + 40]);
     bytes[at + 40..at + 44].copy_from_slice(&crc.to_le_bytes());
     let error = open(&bytes).and_then(|mut reader| rest(&mut reader)).unwrap_err();
