@@ -9,7 +9,7 @@ use crate::units::Tick;
 /// Most residuals remembered; more are thinned out.
 const POINTS_MAX: usize = 4096;
 /// Levels tried.
-const LEVELS: usize = 32;
+const LEVELS: usize = 20;
 /// Levels below the lowest residual, as shares of it.
 const HOPES: [f64; 3] = [0.5, 0.25, 0.1];
 
@@ -48,35 +48,52 @@ impl Law {
         ends.map_or(0.0, |((first, _), (last, _))| last.since(*first).as_secs_f64())
     }
 
-    /// Entries below a level, and the mean residual that each way of taking them would have got.
+    /// What it would have come to, on average over all moments of the window as the beginning, to
+    /// wait for a residual at or below a level and take it in this way.
     ///
-    /// At once: the first residual of each entry. By a descent: the one at which it no longer fell
-    /// by the share `gain`, of those entries in which that was still below the level.
-    fn entries(&self, level_ms: f64, gain: f64) -> [(Taken, f64, f64); 2] {
-        let (mut at_once, mut descent) = ((0.0, 0.0), (0.0, 0.0));
-        let mut before = f64::INFINITY;
-        // Where a descent stands: the residual that must be undercut.
-        let mut falling = None;
-        for (_, ms) in &self.points {
-            if let Some(last) = falling
-                && *ms >= last * (1.0 - gain)
-            {
-                falling = None;
-                if *ms <= level_ms {
-                    descent = (descent.0 + 1.0, descent.1 + ms);
+    /// At once: the first such residual is taken. By a descent: from the first such residual on
+    /// until one is not lower by the share `gain`, which is taken if it is still at or below the
+    /// level; else the wait goes on. Waits that the window's end cuts off are continued by the mean
+    /// of the others. `None` if no such residual was seen.
+    fn waits(&self, level_ms: f64, how: Taken, gain: f64) -> Option<Wait> {
+        let time =
+            |from: usize, to: usize| self.points[to].0.since(self.points[from].0).as_secs_f64();
+        let ms = |at: usize| self.points[at].1;
+        let count = self.points.len();
+        // From each moment: where it is taken, if it is.
+        let mut taken = vec![None; count];
+        // Where a descent from each moment lands.
+        let mut lands = vec![None; count];
+        let (mut sum, mut cut_off) = (Wait::default(), 0.0);
+        for at in (0..count).rev() {
+            let next = (at + 1 < count).then_some(at + 1);
+            lands[at] = next.and_then(|next| {
+                if ms(next) < ms(at) * (1.0 - gain) { lands[next] } else { Some(next) }
+            });
+            taken[at] =
+                match (ms(at) <= level_ms, how) {
+                    (false, _) => next.and_then(|next| taken[next]),
+                    (true, Taken::AtOnce) => Some(at),
+                    (true, Taken::Descent) => lands[at].and_then(|land: usize| {
+                        if ms(land) <= level_ms { Some(land) } else { taken[land] }
+                    }),
+                };
+            match taken[at] {
+                Some(end) => {
+                    sum.residual_ms += ms(end);
+                    sum.seconds += time(at, end);
+                    sum.weight += 1.0;
                 }
+                None => cut_off += time(at, count - 1),
             }
-            let enters = *ms <= level_ms && before > level_ms;
-            if enters {
-                at_once = (at_once.0 + 1.0, at_once.1 + ms);
-            }
-            if enters || falling.is_some() {
-                falling = Some(*ms);
-            }
-            before = *ms;
         }
-        [(Taken::AtOnce, at_once), (Taken::Descent, descent)]
-            .map(|(how, (count, sum))| (how, count, sum / f64::max(count, 1.0)))
+        if sum.weight == 0.0 {
+            return None;
+        }
+        // A wait that was cut off after t takes t and the mean again.
+        #[expect(clippy::cast_precision_loss, reason = "a count below 5000")]
+        let seconds = (sum.seconds + cut_off) / sum.weight.min(count as f64);
+        Some(Wait { residual_ms: sum.residual_ms / sum.weight, seconds, weight: 1.0 })
     }
 
     /// Whether the residual fell by more than `wait_ms_per_s` over the last `span`, compared by the
@@ -101,11 +118,11 @@ impl Law {
     }
 
     /// The level in milliseconds that it is best to wait for, if a second of waiting costs
-    /// `wait_ms_per_s` and `left` is left: the least of
-    /// `(1 - e^(-f t)) g + e^(-f t) mean + c (1 - e^(-f t)) / f` over levels.
+    /// `wait_ms_per_s` and `left` is left: the least of `(1 - m) g + m mean + c (1 - m) w` over
+    /// levels, with g and w the residual got and the wait for it, and m = e^(-left / w) the chance
+    /// to be forced to stop before.
     ///
-    /// Levels below anything seen yet are entered with the rate of `hope` entries in the time
-    /// watched: so the first lows are not taken for the law when they are all that was seen, and
+    /// Levels below anything seen yet are reckoned to come `hope` times in the time watched: so the first lows are not taken for the law when they are all that was seen, and
     /// waiting for what never comes ends when it has cost about what it could win.
     pub(super) fn reservation(
         &self,
@@ -123,25 +140,36 @@ impl Law {
         #[expect(clippy::cast_precision_loss, reason = "a mean")]
         let mean = sorted.iter().sum::<f64>() / sorted.len() as f64;
         let left = left.map_or(f64::INFINITY, |left| left.as_secs_f64());
-        let cost = |entries: f64, low: f64| {
-            let per_s = entries / seconds;
-            let missed = (-per_s * left).exp();
-            let waited = wait_ms_per_s * (1.0 - missed) / per_s;
-            (1.0 - missed) * low + missed * mean + waited
+        let cost = |residual_ms: f64, wait_s: f64| {
+            let missed = if wait_s > 0.0 { (-left / wait_s).exp() } else { 0.0 };
+            let waited = wait_ms_per_s * wait_s * (1.0 - missed);
+            (1.0 - missed) * residual_ms + missed * mean + waited
         };
         let seen = (0..LEVELS).flat_map(|step| {
             let level = quantile(&sorted, step);
-            let ways = self.entries(level, gain).into_iter();
-            ways.map(move |(how, entries, low)| (level, how, entries, low))
+            [Taken::AtOnce, Taken::Descent].map(|how| (level, how))
         });
-        let seen = seen.filter(|(_, _, entries, _)| *entries > 0.0);
-        let seen = seen.map(|(level, how, entries, low)| (level, how, cost(entries + hope, low)));
+        let seen = seen.filter_map(|(level, how)| {
+            let wait = self.waits(level, how, gain)?;
+            Some((level, how, cost(wait.residual_ms, wait.seconds)))
+        });
         let lowest = sorted[0];
         let hoped = HOPES.iter().map(|share| lowest * share).filter(|_| hope > 0.0);
-        let hoped = hoped.map(|level| (level, Taken::Descent, cost(hope, level)));
+        let hoped = hoped.map(|level| (level, Taken::Descent, cost(level, seconds / hope)));
         let best = seen.chain(hoped).min_by(|a, b| a.2.total_cmp(&b.2));
         best.map(|(level, how, _)| (level, how))
     }
+}
+
+/// Means over waits.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+struct Wait {
+    /// The residual that was taken.
+    residual_ms: f64,
+    /// How long it took to come.
+    seconds: f64,
+    /// Over how many.
+    weight: f64,
 }
 
 /// How an entry below the reservation is taken.
@@ -201,12 +229,14 @@ mod tests {
     }
 
     #[test]
-    fn lulls_that_last_are_descended_into() {
-        let law = law_of((0..1000).map(|step| match step % 100 {
-            50 => 60.0,
-            51 => 20.0,
+    fn lulls_of_different_depth_are_descended_into() {
+        // Every second lull is deeper, which nobody can tell at its beginning.
+        let law = law_of((0..1000).map(|step| match step % 200 {
+            50 | 150 => 60.0,
+            51 | 151 => 20.0,
             52 => 6.0,
             53 => 6.1,
+            152 => 21.0,
             _ => 100.0,
         }));
         assert_eq!(law.reservation(3.0, 0.0, 0.1, None).unwrap().1, Taken::Descent);
