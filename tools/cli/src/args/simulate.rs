@@ -128,8 +128,8 @@ pub(crate) struct SimulatedMigrationArgs {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Link")]
 pub(crate) struct SimulatedLinkArgs {
-    /// The link's rate, and what it becomes at which time: `RATE[,RATE@TIME,...]`; a rate of 0 is an
-    /// outage
+    /// The link's rate, and what it becomes at which time: `RATE[,RATE@TIME,...]`; a rate of 0 is
+    /// an outage
     #[arg(long, value_name = "RATES", default_value = "125MB/s", value_parser = parse::link)]
     pub(crate) link: LinkSteps,
     /// One-way latency
