@@ -122,8 +122,9 @@ impl Law {
     /// levels, with g and w the residual got and the wait for it, and m = e^(-left / w) the chance
     /// to be forced to stop before.
     ///
-    /// Levels below anything seen yet are reckoned to come `hope` times in the time watched: so the first lows are not taken for the law when they are all that was seen, and
-    /// waiting for what never comes ends when it has cost about what it could win.
+    /// Levels below anything seen yet are reckoned to come `hope` times in the time watched: so
+    /// the first lows are not taken for the law when they are all that was seen, and waiting for
+    /// what never comes ends when it has cost about what it could win.
     pub(super) fn reservation(
         &self,
         wait_ms_per_s: f64,
