@@ -4,4 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cargo test -q
+# Not a default member: `cargo run` would have two programs to choose from.
+cargo test -q -p own-policy
 cargo test -q -p precopy --lib --features vm-memory vm_memory
