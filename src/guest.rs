@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use crate::report::GuestStall;
-use crate::units::Throttle;
+use crate::units::{RequestLoad, Throttle};
 
 /// Control over a guest's vCPUs and devices. Called from one thread at a time.
 pub trait GuestControl: Send {
@@ -45,8 +45,8 @@ pub trait GuestControl: Send {
     /// Whether the guest is running at this moment (it may have been paused by its user).
     fn is_running(&self) -> bool;
 
-    /// Requests that the guest is working on, if it knows.
-    fn requests_in_flight(&self) -> Option<u32> {
+    /// The requests that the guest serves, if it knows of any; policies see it.
+    fn requests(&self) -> Option<RequestLoad> {
         None
     }
 

@@ -366,6 +366,15 @@ impl From<MigrationId> for String {
     }
 }
 
+/// What a guest says of the requests that it serves.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct RequestLoad {
+    /// Requests that it is working on, or that wait in it.
+    pub in_flight: u32,
+    /// Requests that it has answered since it began to count.
+    pub answered: u64,
+}
+
 /// How strongly the guest is slowed: the share of time in which its vCPUs are held, 0 to 99 %.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,

@@ -43,6 +43,7 @@ mod qemu;
 pub mod rate;
 mod registry;
 mod renewal;
+mod request_aware;
 mod reservation_sqrt;
 mod secretary;
 mod stall_detector;
@@ -61,7 +62,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Throttle, Tick};
+use crate::units::{RequestLoad, Throttle, Tick};
 
 use budget_test::BudgetTest;
 pub use clark::Clark;
@@ -90,6 +91,7 @@ pub use registry::{
     policy_groups,
 };
 pub use renewal::Renewal;
+pub use request_aware::RequestAware;
 pub use reservation_sqrt::ReservationSqrt;
 pub use secretary::Secretary;
 pub use stop_at_once::StopAtOnce;
@@ -171,8 +173,9 @@ pub struct Observation {
     pub deadline: Option<Duration>,
     /// Throttle in force.
     pub throttle: Throttle,
-    /// Requests that the guest is working on, if it says so.
-    pub requests_in_flight: Option<u32>,
+    /// The requests that the guest serves, if it says so.
+    #[serde(default)]
+    pub requests: Option<RequestLoad>,
 }
 
 impl Observation {

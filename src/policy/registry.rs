@@ -9,7 +9,7 @@ use super::parameters::{ParameterInfo, PolicyError, Values, shorten, split_pairs
 use super::{
     StopPolicy, clark, cloud_hypervisor, cloudnet, descent, fixed_rounds, fraction, go_criu, itc,
     kubevirt_ramp, kubevirt_stall, mccall, no_progress, nova, ovirt, phaul, propolis, qemu,
-    renewal, reservation_sqrt, secretary, stop_at_once, vmotion, xen, xen_adaptive, xen_legacy,
+    renewal, request_aware, reservation_sqrt, secretary, stop_at_once, vmotion, xen, xen_adaptive, xen_legacy,
 };
 
 /// Policies that have something in common.
@@ -51,7 +51,7 @@ const GROUPS: &[PolicyGroup] = &[
         title: "Optimal stopping",
         policies: &[reservation_sqrt::INFO, mccall::INFO, secretary::INFO],
     },
-    PolicyGroup { title: "Ours", policies: &[descent::INFO, renewal::INFO] },
+    PolicyGroup { title: "Ours", policies: &[descent::INFO, renewal::INFO, request_aware::INFO] },
 ];
 
 static POLICIES: LazyLock<Vec<PolicyInfo>> =

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::policy::{Moment, Observation};
 use crate::report::{RoundReport, Totals};
 use crate::session::shadows::Carried;
-use crate::units::{Throttle, Tick};
+use crate::units::{RequestLoad, Throttle, Tick};
 use crate::wire::RoundCounts;
 
 /// Weight of the newest round in the smoothed bandwidth (KubeVirt's stall detector, alpha 0.4).
@@ -229,7 +229,7 @@ impl Meter {
         residual_pages: u64,
         unsent_pages: u64,
         throttle: Throttle,
-        requests_in_flight: Option<u32>,
+        requests: Option<RequestLoad>,
     ) -> Observation {
         let per_page = self.page_wire_bytes();
         let round_trips = self.rtt.unwrap_or_default() * 3 / 2;
@@ -244,7 +244,7 @@ impl Meter {
             sent_wire_bytes: self.totals.wire_bytes,
             fixed_switchover_cost: self.declared_fixed_cost + self.harvest_took + round_trips,
             throttle,
-            requests_in_flight,
+            requests,
             ..self.template.clone()
         }
     }

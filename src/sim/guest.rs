@@ -8,7 +8,7 @@ use super::checker::Checker;
 use super::source::SourceHost;
 use crate::bitmap::DenseBitmap;
 use crate::trace::PageContent;
-use crate::units::{PageIndex, Throttle, Tick};
+use crate::units::{PageIndex, RequestLoad, Throttle, Tick};
 
 /// A guest, with the world around it, on the simulator's clock.
 ///
@@ -56,8 +56,8 @@ pub trait VirtualGuest: Debug {
         None
     }
 
-    /// Requests that the guest is working on, if it knows; policies see it.
-    fn requests_in_flight(&self) -> Option<u32> {
+    /// The requests that the guest serves, if it knows of any; policies see it.
+    fn requests(&self) -> Option<RequestLoad> {
         None
     }
 }
@@ -110,7 +110,7 @@ impl<'g> Runner<'g> {
                 self.fault(faults);
             }
         }
-        host.requests_in_flight = self.guest.requests_in_flight();
+        host.requests = self.guest.requests();
     }
 
     /// Takes the time of so many faults from the guest.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::guest::VirtualGuest;
 use crate::bitmap::DenseBitmap;
 use crate::trace::{PageContent, TickSource, TraceTick};
-use crate::units::{PageIndex, Throttle, Tick};
+use crate::units::{PageIndex, RequestLoad, Throttle, Tick};
 
 mod content;
 mod populated;
@@ -142,6 +142,8 @@ pub struct TraceGuest<S: TickSource> {
     tick: TraceTick,
     current: Current,
     contents: Contents,
+    /// Requests answered in the ticks that are over.
+    answered: u64,
     /// Nothing can be read any more.
     over: bool,
     error: Option<S::Error>,
@@ -169,6 +171,7 @@ impl<S: TickSource> TraceGuest<S> {
             lap: 0,
             tick: TraceTick::default(),
             contents: Contents::default(),
+            answered: 0,
             current: Current { begin: offset, end: offset, ..Current::default() },
             over: false,
             error: None,
@@ -209,6 +212,7 @@ impl<S: TickSource> TraceGuest<S> {
 
     /// Reads the tick after the present one, beginning again at the end of the trace.
     fn next_tick(&mut self) -> Result<(), S::Error> {
+        self.answered += u64::from(self.tick.requests.unwrap_or(0));
         if !self.source.next_tick(&mut self.tick)? {
             self.lap = self.current.end;
             self.source.seek(Tick::ZERO)?;
@@ -318,12 +322,13 @@ impl<S: TickSource> VirtualGuest for TraceGuest<S> {
     }
 
     /// What the recording says, and with an open loop what came in since on top.
-    fn requests_in_flight(&self) -> Option<u32> {
+    fn requests(&self) -> Option<RequestLoad> {
         let recorded = self.tick.in_flight?;
         let tick = (self.current.end - self.current.begin).max(1);
         let waiting = self.arrived.saturating_sub(self.position);
         let queued = u128::from(self.tick.requests.unwrap_or(0)) * u128::from(waiting);
         let queued = u32::try_from(queued / u128::from(tick)).unwrap_or(u32::MAX);
-        Some(recorded.saturating_add(queued))
+        let in_flight = recorded.saturating_add(queued);
+        Some(RequestLoad { in_flight, answered: self.answered })
     }
 }

@@ -13,7 +13,7 @@ use crate::limits;
 use crate::policy::Strategy;
 use crate::report::Outcome;
 use crate::session::{Batch, SessionEvent, SourceAction, SourceConfig, SourceInput, SourceSession};
-use crate::units::{ChannelId, PageIndex, Throttle, Tick};
+use crate::units::{ChannelId, PageIndex, RequestLoad, Throttle, Tick};
 use crate::wire::{Digest, Message, RoundCounts};
 
 /// What travels from source to destination.
@@ -84,7 +84,7 @@ pub(super) struct SourceHost {
     /// When the last call to pause was made.
     pub(super) pause_began: Option<Tick>,
     /// What the guest said last about its requests.
-    pub(super) requests_in_flight: Option<u32>,
+    pub(super) requests: Option<RequestLoad>,
     pub(super) throttle: Throttle,
     /// The session's cap on the rate, in bytes per second.
     pub(super) rate: Option<u64>,
@@ -116,7 +116,7 @@ impl SourceHost {
             finished: None,
             finished_at: None,
             pause_began: None,
-            requests_in_flight: None,
+            requests: None,
             throttle: Throttle::NONE,
             rate: None,
             events: Vec::new(),
@@ -275,8 +275,8 @@ impl SourceHost {
 
     /// The engine tells before it harvests a running guest and before timeouts.
     fn tell_requests(&mut self, now: Tick) {
-        if self.requests_in_flight.is_some() {
-            self.session.handle(now, SourceInput::RequestsInFlight(self.requests_in_flight));
+        if self.requests.is_some() {
+            self.session.handle(now, SourceInput::Requests(self.requests));
         }
     }
 

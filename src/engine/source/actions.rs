@@ -103,8 +103,8 @@ impl Run<'_, '_, '_, '_> {
 
     fn harvest(&mut self, last: bool) -> Result<(), String> {
         if !last {
-            let requests = self.parts.guest.requests_in_flight();
-            self.tell(SourceInput::RequestsInFlight(requests));
+            let requests = self.parts.guest.requests();
+            self.tell(SourceInput::Requests(requests));
         }
         let began = self.clock.now();
         self.scratch.clear_all();

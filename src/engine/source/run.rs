@@ -237,8 +237,8 @@ impl Run<'_, '_, '_, '_> {
             self.tell(SourceInput::ChannelLost { channel, reason });
         }
         if self.session.poll_timeout().is_some_and(|at| at <= now) {
-            let requests = self.parts.guest.requests_in_flight();
-            self.tell(SourceInput::RequestsInFlight(requests));
+            let requests = self.parts.guest.requests();
+            self.tell(SourceInput::Requests(requests));
             self.session.handle_timeout(now);
         }
     }

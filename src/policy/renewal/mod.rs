@@ -30,7 +30,7 @@ mod law;
 use std::time::Duration;
 
 use super::descent::{Descent, Step};
-use super::parameters::{ParameterInfo, ParameterKind};
+use super::parameters::{ParameterInfo, ParameterKind, Values};
 use super::{DowntimeLimit, Moment, Observation, PolicyInfo, StopPolicy, Verdict};
 use crate::units::{Throttle, Tick};
 use law::{Law, Taken};
@@ -81,26 +81,7 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
         ),
         Descent::GAIN,
     ],
-    build: |values| {
-        let seconds = |s: u64| Duration::from_secs(s);
-        Box::new(Renewal {
-            limit: DowntimeLimit::from_values(values),
-            hope: values.number_or("hope").unwrap_or(0.5),
-            wait_ms_per_s: values.number_or("wait_ms_per_s").unwrap_or(10.0),
-            warmup: Duration::from_millis(values.integer("warmup_ms")),
-            evidence: values.integer_or("evidence_s").map(seconds),
-            gives_up: values.is("hopeless", "give-up"),
-            law: Law::new(seconds(values.integer("window_s"))),
-            descent: Descent::from_values(values),
-            watched: Duration::ZERO,
-            watched_at: None,
-            settled: false,
-            preflight_last: Duration::ZERO,
-            throttle: Throttle::NONE,
-            reservation: None,
-            settled_at: None,
-        })
-    },
+    build: |values| Box::new(Renewal::from_values(values)),
 };
 
 /// Waits for a lull that is worth it.
@@ -138,6 +119,27 @@ const FLOOR: Duration = Duration::from_micros(500);
 const NEAR: f64 = 1.5;
 
 impl Renewal {
+    pub(super) fn from_values(values: &Values) -> Self {
+        let seconds = |s: u64| Duration::from_secs(s);
+        Self {
+            limit: DowntimeLimit::from_values(values),
+            hope: values.number_or("hope").unwrap_or(0.5),
+            wait_ms_per_s: values.number_or("wait_ms_per_s").unwrap_or(10.0),
+            warmup: Duration::from_millis(values.integer("warmup_ms")),
+            evidence: values.integer_or("evidence_s").map(seconds),
+            gives_up: values.is("hopeless", "give-up"),
+            law: Law::new(seconds(values.integer("window_s"))),
+            descent: Descent::from_values(values),
+            watched: Duration::ZERO,
+            watched_at: None,
+            settled: false,
+            preflight_last: Duration::ZERO,
+            throttle: Throttle::NONE,
+            reservation: None,
+            settled_at: None,
+        }
+    }
+
     /// Takes a residual into the law. Under another throttle the guest is another one.
     fn watch(&mut self, seen: &Observation, residual: Duration) {
         if seen.throttle != self.throttle {

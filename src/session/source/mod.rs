@@ -32,7 +32,7 @@ use crate::session::ledger::Ledger;
 use crate::session::meter::Meter;
 use crate::session::shadow::ShadowSender;
 use crate::session::shadows::Shadows;
-use crate::units::{ChannelId, PageIndex, PageRun, Throttle, Tick};
+use crate::units::{ChannelId, PageIndex, PageRun, RequestLoad, Throttle, Tick};
 use crate::wire::{AbortCode, Capabilities, Digest, Message, RoundCounts};
 
 pub use seam::{Batch, SessionEvent, SourceAction, SourceInput, SourcePhase};
@@ -101,7 +101,7 @@ pub struct SourceSession {
     throttle: Throttle,
     /// The rate policy's cap in force.
     rate: Option<u64>,
-    requests_in_flight: Option<u32>,
+    requests: Option<RequestLoad>,
     // switchover
     paused: bool,
     was_running: bool,
@@ -168,7 +168,7 @@ impl SourceSession {
             stop_at_ack: false,
             throttle: Throttle::NONE,
             rate: None,
-            requests_in_flight: None,
+            requests: None,
             paused: false,
             was_running: true,
             state: None,
@@ -282,7 +282,7 @@ impl SourceSession {
             SourceInput::Answered(fate) => self.answered(now, fate),
             SourceInput::Failed { reason } => self.action_failed(now, &reason),
             SourceInput::Cancel => self.cancel(now),
-            SourceInput::RequestsInFlight(requests) => self.requests_in_flight = requests,
+            SourceInput::Requests(requests) => self.requests = requests,
         }
     }
 

@@ -306,7 +306,7 @@ impl SourceSession {
             self.ledger.owed_pages(),
             self.ledger.unsent_pages(),
             self.throttle,
-            self.requests_in_flight,
+            self.requests,
         );
         let verdict = self.strategy.stop.judge(&seen);
         let throttle = self.strategy.throttle.as_mut().map(|policy| policy.throttle(&seen));

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::bitmap::DenseBitmap;
 use crate::report::{Decision, Outcome, RoundReport};
-use crate::units::{ChannelId, PageRun, Throttle, Tick};
+use crate::units::{ChannelId, PageRun, RequestLoad, Throttle, Tick};
 use crate::wire::{Digest, Fate, Message, RoundCounts};
 
 /// Where a source session stands.
@@ -178,8 +178,8 @@ pub enum SourceInput<'a> {
     },
     /// The user wants to stop.
     Cancel,
-    /// The guest's count of requests in flight, for policies.
-    RequestsInFlight(Option<u32>),
+    /// The requests that the guest serves, for policies.
+    Requests(Option<RequestLoad>),
 }
 
 /// What a driver may want to show.

@@ -10,7 +10,7 @@ use crate::region::RegionTable;
 use crate::report::Outcome;
 use crate::session::SourceConfig;
 use crate::sim::VirtualGuest;
-use crate::units::{MigrationId, PageIndex, PageSize, Throttle, Tick};
+use crate::units::{MigrationId, PageIndex, PageSize, RequestLoad, Throttle, Tick};
 
 const PAGES: u64 = 2000;
 const START: Tick = Tick::from_nanos(7_000_000_000);
@@ -53,8 +53,8 @@ impl VirtualGuest for Noted {
         self.populated.clone()
     }
 
-    fn requests_in_flight(&self) -> Option<u32> {
-        Some(self.calls.len() as u32)
+    fn requests(&self) -> Option<RequestLoad> {
+        Some(RequestLoad { in_flight: self.calls.len() as u32, answered: 0 })
     }
 }
 
@@ -92,7 +92,7 @@ fn the_guest_is_left_where_the_destination_resumed_it() {
     assert!(stood.iter().all(|at| *at > paused) && stood.len() > 1, "{stood:?} {paused:?}");
     assert!(ran.guest_writes > 0 && ran.totals.rounds > 1);
     // The first is asked about the populated pages, before any harvest.
-    let seen: Vec<_> = ran.decisions[1..].iter().map(|d| d.seen.requests_in_flight).collect();
+    let seen: Vec<_> = ran.decisions[1..].iter().map(|d| d.seen.requests).collect();
     assert!(seen.iter().all(Option::is_some), "policies see the requests: {seen:?}");
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::{Modulator, Writer};
-use crate::policy::{Catalogue, PolicyError, Spec, split_parts};
+use crate::policy::{Catalogue, PolicyError, Spec, nearest, split_parts};
 
 /// Most parts of one synthetic guest.
 const PARTS_MAX: usize = 64;
@@ -17,10 +17,13 @@ pub enum SynthError {
     #[error(transparent)]
     Part(#[from] PolicyError),
     /// A part has no known name.
-    #[error("{name:?} is no writer and no modulator; writers: {writers}; modulators: {modulators}")]
+    #[error("{name:?} is no writer and no modulator{hint}; writers: {writers}; modulators: \
+             {modulators}")]
     Unknown {
         /// The name, cut to 40 characters.
         name: String,
+        /// The nearest name, as a question, if there is one.
+        hint: String,
         /// Names of all writers.
         writers: String,
         /// Names of all modulators.
@@ -80,7 +83,11 @@ impl SynthSpec {
             } else if <dyn Modulator>::has(name) {
                 spec.modulators.push(Spec::parse(part)?);
             } else {
+                let all = <dyn Writer>::all().iter().map(|info| info.name);
+                let all = all.chain(<dyn Modulator>::all().iter().map(|info| info.name));
+                let near = nearest(name, all);
                 return Err(SynthError::Unknown {
+                    hint: near.map_or_else(String::new, |near| format!("; did you mean {near:?}?")),
                     name: name.chars().take(40).collect(),
                     writers: names::<dyn Writer>(),
                     modulators: names::<dyn Modulator>(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use precopy::guest::{GuestControl, GuestError};
 use precopy::report::GuestStall;
-use precopy::units::Throttle;
+use precopy::units::{RequestLoad, Throttle};
 
 use crate::{AuditReport, GuestConfig, GuestRam, WebVm, WriteHook};
 
@@ -99,8 +99,8 @@ impl GuestControl for SharedVm {
         self.vm().is_running()
     }
 
-    fn requests_in_flight(&self) -> Option<u32> {
-        self.vm().requests_in_flight()
+    fn requests(&self) -> Option<RequestLoad> {
+        self.vm().requests()
     }
 
     fn stall(&self) -> Option<GuestStall> {

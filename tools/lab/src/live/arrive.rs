@@ -14,7 +14,7 @@ use precopy::memory::{MapOptions, MappedMemory};
 use precopy::report::{DestinationReport, GuestStall};
 use precopy::sys::Backing;
 use precopy::transport::{TcpListener, TcpOptions};
-use precopy::units::Throttle;
+use precopy::units::{RequestLoad, Throttle};
 use precopy::wire::Hello;
 use webvm::net::{PortError, Uplink};
 use webvm::site::LiveSite;
@@ -182,8 +182,8 @@ impl GuestControl for Arriving {
         self.site.is_running()
     }
 
-    fn requests_in_flight(&self) -> Option<u32> {
-        self.site.requests_in_flight()
+    fn requests(&self) -> Option<RequestLoad> {
+        self.site.requests()
     }
 
     fn stall(&self) -> Option<GuestStall> {

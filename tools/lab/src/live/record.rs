@@ -104,7 +104,7 @@ fn facts(guest: &Arc<Mutex<Option<LiveSite>>>) -> Facts {
         let new = answered.saturating_sub(before.replace(answered).unwrap_or(answered));
         TickFacts {
             requests: Some(u32::try_from(new).unwrap_or(u32::MAX)),
-            in_flight: site.requests_in_flight(),
+            in_flight: site.requests().map(|load| load.in_flight),
             guest_time: None,
         }
     })

@@ -10,12 +10,17 @@ use std::time::Duration;
 
 use precopy::bitmap::DenseBitmap;
 use precopy::sim::{ReplayOptions, TraceGuest, VirtualGuest as _};
+use precopy::trace::synth::SynthTrace;
 use precopy::trace::{MemoryTrace, TickSource as _, Trace as _, TraceFile, TraceHeader, TraceTick};
-use precopy::units::{PageSize, Tick};
+use precopy::units::{PageRun, PageSize, Tick};
 
-use super::plan::{Origin, Plan, Split, TraceSpec};
+use super::plan::{Origin, Plan, Split, Synth, TraceSpec};
 use crate::traces::{Limits, Recording, TextReader, TraceError, decompress};
 
+/// Tick of synthetic traces.
+const SYNTH_TICK: Duration = Duration::from_millis(10);
+/// Most runs of pages of a synthetic trace, which take 16 bytes each.
+const SYNTH_RUNS_MAX: usize = 100_000_000;
 /// Most files of a folder.
 const FILES_MAX: usize = 1000;
 
@@ -155,6 +160,7 @@ pub fn load(plan: &Plan, folder: &Path) -> Result<Vec<Input>, InputError> {
         match &spec.origin {
             Origin::Recording(recording) => inputs.push(shipped(spec, *recording)?),
             Origin::File(path) => inputs.push(file(spec, &folder.join(path), spec.name.clone())?),
+            Origin::Synth(guest) => inputs.push(synthetic(spec, guest)?),
             Origin::Folder(path) => {
                 let folder = folder.join(path);
                 for path in files(&folder, line)? {
@@ -206,6 +212,28 @@ fn stem(path: &Path) -> String {
 fn shipped(spec: &TraceSpec, recording: Recording) -> Result<Input, InputError> {
     let name = spec.name.clone().unwrap_or_else(|| recording.name().to_owned());
     text(spec, recording.bytes(), name)
+}
+
+fn synthetic(spec: &TraceSpec, guest: &Synth) -> Result<Input, InputError> {
+    let name = spec.name.clone().unwrap_or_else(|| guest.spec.to_string());
+    let unusable = |why: String| InputError::Unusable { line: spec.line, name: name.clone(), why };
+    let (pages, length) = (guest.memory_mib * 256, Duration::from_secs(guest.length_s));
+    let trace = SynthTrace::new(guest.spec.clone(), pages, SYNTH_TICK, length, guest.seed);
+    let trace = trace.map_err(|error| unusable(error.to_string()))?;
+    let header = trace.header().clone();
+    let mut source = trace.open().map_err(|error| unusable(error.to_string()))?;
+    let (mut ticks, mut tick, mut runs) = (Vec::new(), TraceTick::default(), 0);
+    while source.next_tick(&mut tick).map_err(|error| unusable(error.to_string()))? {
+        runs += tick.runs.len();
+        if runs > SYNTH_RUNS_MAX {
+            let most = SYNTH_RUNS_MAX / 1_000_000;
+            return Err(unusable(format!(
+                "it writes more than {most} million runs of pages; make it shorter or calmer"
+            )));
+        }
+        ticks.push(std::mem::take(&mut tick));
+    }
+    input(spec, name.clone(), &header, ticks)
 }
 
 fn file(spec: &TraceSpec, path: &Path, name: Option<String>) -> Result<Input, InputError> {
@@ -267,7 +295,11 @@ pub(super) fn input(
     }
     // Two ticks may end in the same nanosecond now, and one may end at the beginning.
     ticks.retain(|tick| tick.end > Tick::ZERO);
-    ticks.dedup_by(|next, kept| next.end == kept.end);
+    for at in 1..ticks.len() {
+        if ticks[at].end <= ticks[at - 1].end {
+            ticks[at].end = ticks[at - 1].end + Duration::from_nanos(1);
+        }
+    }
     if ticks.is_empty() {
         let why = "it has no tick".to_owned();
         return Err(InputError::Unusable { line: spec.line, name, why });
@@ -282,10 +314,16 @@ pub(super) fn input(
 fn fingerprint(header: &TraceHeader, ticks: &[TraceTick]) -> u64 {
     let mut hasher = DefaultHasher::new();
     header.pages.hash(&mut hasher);
+    let runs = |runs: &[PageRun], hasher: &mut DefaultHasher| {
+        runs.len().hash(hasher);
+        runs.iter().for_each(|run| (run.start().get(), run.pages()).hash(hasher));
+    };
+    runs(header.populated.as_deref().unwrap_or_default(), &mut hasher);
     for tick in ticks {
-        tick.end.hash(&mut hasher);
-        for run in &tick.runs {
-            (run.start().get(), run.pages()).hash(&mut hasher);
+        (tick.end, tick.requests, tick.in_flight, tick.guest_time).hash(&mut hasher);
+        runs(&tick.runs, &mut hasher);
+        for (run, content) in &tick.content {
+            (run.start().get(), run.pages(), format!("{content:?}")).hash(&mut hasher);
         }
     }
     hasher.finish()

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use precopy::guest::{GuestControl, GuestError};
 use precopy::report::GuestStall;
-use precopy::units::{Throttle, Tick};
+use precopy::units::{RequestLoad, Throttle, Tick};
 
 use super::{Counters, LiveMemory, SessionKnown, Site, SiteAudit, SiteConfig, SiteMemory};
 use crate::clock::monotonic_ns;
@@ -380,8 +380,9 @@ impl GuestControl for LiveSite {
         self.shared.control.is_running()
     }
 
-    fn requests_in_flight(&self) -> Option<u32> {
-        Some(self.shared.in_flight.load(Ordering::Relaxed))
+    fn requests(&self) -> Option<RequestLoad> {
+        let in_flight = self.shared.in_flight.load(Ordering::Relaxed);
+        Some(RequestLoad { in_flight, answered: self.answered() })
     }
 
     fn stall(&self) -> Option<GuestStall> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use precopy::bitmap::DenseBitmap;
 use precopy::sim::VirtualGuest;
-use precopy::units::{PageIndex, Throttle, Tick};
+use precopy::units::{PageIndex, RequestLoad, Throttle, Tick};
 
 use crate::site::{
     Counters, ModelMemory, Request, RequestKind, Response, Site, SiteAudit, SiteConfig,
@@ -355,7 +355,8 @@ impl VirtualGuest for World {
         Some(self.memory.populated())
     }
 
-    fn requests_in_flight(&self) -> Option<u32> {
-        Some(self.site.requests_in_flight())
+    fn requests(&self) -> Option<RequestLoad> {
+        let (in_flight, answered) = (self.site.requests_in_flight(), self.site.counters().answered);
+        Some(RequestLoad { in_flight, answered })
     }
 }

@@ -2,6 +2,7 @@
 //! What is wrong with a plan, and where.
 
 use precopy::policy::PolicyError;
+use precopy::trace::synth::SynthError;
 
 /// A plan cannot be used. Lines count from 1; `key` is the full path, such as `link[2].rtt_ms`.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
@@ -89,6 +90,16 @@ pub enum PlanError {
         /// What is wrong with it.
         source: Box<PolicyError>,
     },
+    /// A synthetic guest, or its parameters, cannot be.
+    #[error("Line {line} of the plan: {key} cannot be made; `precopy trace synth --list` has all")]
+    Synth {
+        /// The line.
+        line: usize,
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        source: Box<SynthError>,
+    },
     /// Two things of the same name.
     #[error("Line {line} of the plan: {key} is {name:?} as in line {first}; names must differ")]
     Repeated {
@@ -130,6 +141,7 @@ impl PlanError {
             | Self::Value { line, .. }
             | Self::UnknownName { line, .. }
             | Self::Policy { line, .. }
+            | Self::Synth { line, .. }
             | Self::Repeated { line, .. }
             | Self::Count { line, .. } => *line,
         }

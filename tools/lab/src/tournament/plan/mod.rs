@@ -15,6 +15,7 @@ mod tests;
 use std::path::PathBuf;
 
 use precopy::policy::StrategySpec;
+use precopy::trace::synth::SynthSpec;
 use serde::{Deserialize, Serialize};
 
 pub use error::PlanError;
@@ -44,6 +45,10 @@ pub const CHANGES_MAX: usize = 1000;
 pub const OFFSETS_MAX: u64 = 10_000;
 /// Most seeds.
 pub const SEEDS_MAX: usize = 1000;
+/// Most memory of a synthetic guest, in MiB: its trace is held in memory.
+pub const SYNTH_MIB_MAX: u64 = 64 * 1024;
+/// Longest synthetic trace, in seconds.
+pub const SYNTH_S_MAX: u64 = 3600;
 /// Most sets of weights.
 pub const WEIGHTS_MAX: usize = 16;
 
@@ -73,7 +78,7 @@ impl Split {
 }
 
 /// Where a trace comes from.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Origin {
     /// A file; relative to the plan's folder.
@@ -82,6 +87,22 @@ pub enum Origin {
     Folder(PathBuf),
     /// One that comes with the program.
     Recording(Recording),
+    /// A synthetic guest.
+    Synth(Synth),
+}
+
+/// A synthetic guest (`precopy trace synth --list`), made anew each time: same entry, same trace.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Synth {
+    /// How it writes.
+    pub spec: SynthSpec,
+    /// Its memory in MiB.
+    pub memory_mib: u64,
+    /// How long the trace is, in seconds.
+    pub length_s: u64,
+    /// Seed of everything random about it.
+    pub seed: u64,
 }
 
 /// A trace, or a folder of them.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use precopy::policy::StrategySpec;
+use precopy::trace::synth::SynthSpec;
 use toml::de::DeTable;
 
 use super::error::PlanError;
@@ -11,7 +12,8 @@ use super::names::{hint, shorten};
 use super::table::{Lines, Table};
 use super::{
     CHANGES_MAX, Change, Entry, LINKS_MAX, LinkSpec, OFFSETS_MAX, Origin, PLAN_BYTES_MAX, Plan,
-    SEEDS_MAX, STRATEGIES_MAX, Split, TRACES_MAX, TraceSpec, Tuning, WEIGHTS_MAX, Weights,
+    SEEDS_MAX, STRATEGIES_MAX, SYNTH_MIB_MAX, SYNTH_S_MAX, Split, Synth, TRACES_MAX, TraceSpec,
+    Tuning, WEIGHTS_MAX, Weights,
 };
 use crate::traces::Recording;
 
@@ -31,7 +33,21 @@ const ROOT: &[&str] = &[
     "link",
     "weights",
 ];
-const TRACE: &[&str] = &["name", "family", "split", "file", "folder", "recording", "speed"];
+const TRACE: &[&str] = &[
+    "name",
+    "family",
+    "split",
+    "file",
+    "folder",
+    "recording",
+    "synth",
+    "memory_mib",
+    "length_s",
+    "seed",
+    "speed",
+];
+/// What belongs to a synthetic guest only.
+const SYNTH: [&str; 3] = ["memory_mib", "length_s", "seed"];
 const STRATEGY: &[&str] = &["name", "use", "preflight_s", "tuning"];
 const LINK: &[&str] = &["name", "bandwidth_bytes_per_s", "rtt_ms", "changes"];
 const CHANGE: &[&str] = &["at_s", "bandwidth_bytes_per_s"];
@@ -112,7 +128,7 @@ fn traces(root: &Table<'_>) -> Result<Vec<TraceSpec>, PlanError> {
 
 fn trace(table: &Table<'_>) -> Result<TraceSpec, PlanError> {
     let given: Vec<&str> =
-        ["file", "folder", "recording"].into_iter().filter(|key| table.has(key)).collect();
+        ["file", "folder", "recording", "synth"].into_iter().filter(|key| table.has(key)).collect();
     let origin = match given[..] {
         ["file"] => table.text("file")?.map(|(path, _)| Origin::File(PathBuf::from(path))),
         ["folder"] => table.text("folder")?.map(|(path, _)| Origin::Folder(PathBuf::from(path))),
@@ -120,10 +136,16 @@ fn trace(table: &Table<'_>) -> Result<TraceSpec, PlanError> {
             let names = Recording::ALL.map(|recording| (recording.name(), recording));
             table.choice("recording", &names)?.map(Origin::Recording)
         }
+        ["synth"] => synth(table)?.map(Origin::Synth),
         _ => None,
     };
-    let expected = "exactly one of file, folder, recording says where the trace is";
+    let expected = "exactly one of file, folder, recording, synth says where the trace is from";
     let origin = origin.ok_or_else(|| table.missing("file", expected))?;
+    if let Some(key) = SYNTH.iter().find(|key| table.has(key))
+        && !matches!(origin, Origin::Synth(_))
+    {
+        return Err(table.missing("synth", format!("{key} belongs to a synthetic guest")));
+    }
     let split = table.choice("split", &Split::ALL.map(|split| (split.name(), split)))?;
     let family = table.text("family")?.map(|(text, _)| text.to_owned());
     Ok(TraceSpec {
@@ -134,6 +156,23 @@ fn trace(table: &Table<'_>) -> Result<TraceSpec, PlanError> {
         speed: table.number("speed", 1e-3, 1e3)?.unwrap_or(1.0),
         line: table.line(),
     })
+}
+
+fn synth(table: &Table<'_>) -> Result<Option<Synth>, PlanError> {
+    let Some((text, line)) = table.text("synth")? else { return Ok(None) };
+    let key = || table.path_of("synth");
+    let spec = SynthSpec::parse(text).map_err(|source| PlanError::Synth {
+        line,
+        key: key(),
+        source: Box::new(source),
+    })?;
+    let memory = table.whole("memory_mib", 1, SYNTH_MIB_MAX)?;
+    Ok(Some(Synth {
+        spec,
+        memory_mib: memory.ok_or_else(|| table.missing("memory_mib", "memory of the guest"))?,
+        length_s: table.whole("length_s", 1, SYNTH_S_MAX)?.unwrap_or(120),
+        seed: table.whole("seed", 0, u64::MAX >> 1)?.unwrap_or(1),
+    }))
 }
 
 fn strategies(root: &Table<'_>) -> Result<Vec<Entry>, PlanError> {

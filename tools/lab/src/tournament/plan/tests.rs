@@ -35,7 +35,8 @@ changes = [
 #[test]
 fn the_plans_that_come_with_it_are_read() {
     let plan = Plan::parse(EXAMPLE).unwrap();
-    assert_eq!((plan.traces.len(), plan.strategies.len(), plan.links.len()), (2, 2, 2));
+    assert_eq!((plan.traces.len(), plan.strategies.len(), plan.links.len()), (3, 2, 2));
+    assert!(matches!(&plan.traces[2].origin, Origin::Synth(s) if s.memory_mib == 256));
     assert_eq!(plan.strategies[0].name, "qemu");
     assert_eq!(plan.strategies[1].name, "xen+cold-first");
     assert_eq!(plan.links[1].changes[0].at_s, 20.0);
@@ -72,6 +73,9 @@ fn mistakes_give_line_key_and_nearest_name() {
         ("at_s = 2", "at = 2", 17, &["link[1].changes[2].at;", "mean \"at_s\"?"]),
         ("[[link]]", "[link]", 12, &["link is of type table", "[[link]]"]),
         ("[[link]]", "[[link]", 12, &["not TOML"]),
+        ("recording = \"web-20\"", "synth = \"zipf\"", 3, &["trace[1].memory_mib is missing"]),
+        ("recording = \"web-20\"", "synth = \"zpif\"", 4, &["trace[1].synth", "mean \"zipf\"?"]),
+        ("split = \"train\"", "split = \"train\"\nseed = 3", 3, &["seed belongs to a synthetic"]),
         ("offsets = 30", "title = \"a\\u0007b\"", 1, &["title", "on one line"]),
     ] {
         let error = broken(line, by);
