@@ -15,7 +15,7 @@ use precopy::policy::{Observation, PolicySpec, Strategy, StrategySpec, policies}
 use precopy::region::RegionTable;
 use precopy::session::SourceConfig;
 use precopy::sim::pair::{NeverStop, PairPlan, run_guest};
-use precopy::sim::{Rng, ReplayOptions, TraceGuest};
+use precopy::sim::{ReplayOptions, Rng, TraceGuest};
 use precopy::trace::synth::{SynthSpec, SynthTrace};
 use precopy::trace::{MemoryTrace, Trace as _};
 use precopy::units::{MigrationId, PageIndex, PageRun, PageSize, Tick};
@@ -45,7 +45,9 @@ fn observations(order: &str) -> Vec<Observation> {
         Ok(guest) => guest,
         Err(never) => match never {},
     };
-    let Ok(regions) = RegionTable::single(PageSize::BASE, PAGES) else { unreachable!("a constant") };
+    let Ok(regions) = RegionTable::single(PageSize::BASE, PAGES) else {
+        unreachable!("a constant")
+    };
     let mut strategy = strategy(&format!("stop-at-once+{order}"));
     strategy.stop = Box::new(NeverStop::new(Duration::from_secs(60)));
     let plan = PairPlan::for_guest(SourceConfig::new(MigrationId::new(1), regions), strategy);
@@ -129,9 +131,8 @@ fn main() {
     println!("ns a decision ({} in rounds, {} in slices)", rounds.len(), slices.len());
     for info in policies() {
         let Ok(spec) = info.name.parse::<PolicySpec>() else { continue };
-        let each = [&rounds, &slices].map(|seen| {
-            median(timed(|| _ = black_box(judge_all(&spec, seen))), seen.len() as u64)
-        });
+        let each = [&rounds, &slices]
+            .map(|seen| median(timed(|| _ = black_box(judge_all(&spec, seen))), seen.len() as u64));
         println!("{:<18} {:>8.0} {:>8.0}", info.name, each[0], each[1]);
     }
     let harvests = Harvests::new();

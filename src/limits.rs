@@ -45,13 +45,15 @@ pub const ROUND_COUNT_MAX: u64 = 1 << 56;
 
 /// Most rounds of one migration, whatever the policy says.
 pub const ROUNDS_MAX: u32 = 1_000_000;
+/// Most times that a page order is asked in a row while it names only pages that are not owed.
+pub const IDLE_PICKS_MAX: u32 = 1000;
 /// Most round reports that a report keeps; the oldest live ones are folded into one past it.
 pub const ROUND_REPORTS_MAX: usize = 10_000;
 /// Most decisions that a report keeps.
 pub const DECISIONS_MAX: usize = 10_000;
 
-/// Most strategies that are judged beside the acting one. Each costs a microsecond or so whenever
-/// the acting one is asked.
+/// Most strategies that are judged beside the acting one. Each costs up to a few microseconds
+/// whenever the acting one is asked (`cargo bench --bench decisions`).
 pub const SHADOWS_MAX: usize = 64;
 /// Most of them with a page order of their own, whose sender is modelled: each holds up to 9 bytes
 /// a page, and picks every page that it would send.

@@ -368,6 +368,7 @@ impl From<MigrationId> for String {
 
 /// What a guest says of the requests that it serves.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain pair")]
 pub struct RequestLoad {
     /// Requests that it is working on, or that wait in it.
     pub in_flight: u32,

@@ -92,6 +92,9 @@ pub struct Descend {
 
 impl Descend {
     fn at_harvest(&mut self, seen: &Observation) -> Verdict {
+        if seen.rounds_sent == 0 {
+            return Verdict::go_on("the first pass is not over");
+        }
         let Some(residual) = seen.residual_time(seen.smooth_bandwidth_bytes_per_s) else {
             return Verdict::go_on("the link is not known yet");
         };
@@ -138,6 +141,7 @@ mod tests {
         Observation {
             moment: Moment::Harvested,
             now: Tick::ZERO,
+            rounds_sent: 1,
             page_bytes: 4096,
             residual_pages: residual_ms,
             residual_wire_bytes: residual_ms * 1000,
@@ -162,6 +166,16 @@ mod tests {
         assert_eq!(words(&[290, 265]).last(), Some(&"stop_and_copy"));
         // Nothing left to win.
         assert_eq!(words(&[290, 0]).last(), Some(&"stop_and_copy"));
+    }
+
+    #[test]
+    fn a_small_residual_within_the_first_pass_is_no_bottom() {
+        let spec: crate::policy::PolicySpec = "descend".parse().unwrap();
+        let mut policy = spec.build();
+        for residual_ms in [200, 100, 100, 0] {
+            let seen = Observation { rounds_sent: 0, ..harvested(residual_ms) };
+            assert_eq!(policy.judge(&seen).word(), "continue");
+        }
     }
 
     #[test]

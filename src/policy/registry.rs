@@ -9,7 +9,8 @@ use super::parameters::{ParameterInfo, PolicyError, Values, shorten, split_pairs
 use super::{
     StopPolicy, clark, cloud_hypervisor, cloudnet, descent, fixed_rounds, fraction, go_criu, itc,
     kubevirt_ramp, kubevirt_stall, mccall, no_progress, nova, ovirt, phaul, propolis, qemu,
-    renewal, request_aware, reservation_sqrt, secretary, stop_at_once, vmotion, xen, xen_adaptive, xen_legacy,
+    renewal, request_aware, reservation_sqrt, secretary, stop_at_once, vmotion, xen, xen_adaptive,
+    xen_legacy,
 };
 
 /// Policies that have something in common.

@@ -105,9 +105,9 @@ fn xen_legacy_stops_by_each_of_its_three_limits() {
 fn xen_legacy_counts_skipped_pages_and_skips_from_the_second_round_on() {
     let mut policy = parse("xen-legacy").unwrap();
     let mut now = seen(Moment::Sent, 2, 0);
-    (now.round_sent_pages, now.round_skipped_pages) = (30, 20);
+    (now.sent_pages, now.round_sent_pages, now.round_skipped_pages) = (30, 30, 20);
     assert_eq!(policy.judge(&now).word(), "continue");
-    now.round_skipped_pages = 19;
+    (now.rounds_sent, now.sent_pages, now.round_skipped_pages) = (3, 60, 19);
     assert_eq!(policy.judge(&now).word(), "stop_and_copy");
     assert_eq!([0, 1, 2, 28].map(|round| policy.skips_redirtied(round)), [false, true, true, true]);
     assert!(!parse("xen-legacy:skip=false").unwrap().skips_redirtied(5));

@@ -10,6 +10,7 @@
 //! one pass earlier, when more is dirty than the pass sent (`dirty`). Xen had the former only when
 //! built with `ADAPTIVE_SAVE` and once its rate had reached the maximum: `xen-adaptive`.
 
+use super::estimate::Rounds;
 use super::parameters::{ParameterInfo, ParameterKind, Values};
 use super::{Moment, Observation, PolicyInfo, StopPolicy, Verdict};
 use crate::limits;
@@ -57,7 +58,8 @@ pub struct XenLegacy {
     min_pages: u64,
     skip: bool,
     growth: Growth,
-    /// Pages sent in the round before the last.
+    rounds: Rounds,
+    /// Pages sent in the last round.
     last_sent: Option<u64>,
 }
 
@@ -99,19 +101,21 @@ impl XenLegacy {
             skip: values.switch(Self::SKIP.name),
             growth: Growth::Off,
             last_sent: None,
+            rounds: Rounds::default(),
         }
     }
 
-    /// Why the rounds have grown, if they have.
-    fn grown(&mut self, seen: &Observation) -> Option<Verdict> {
-        let sent = seen.round_sent_pages;
-        match (self.growth, seen.moment) {
-            (Growth::Sent, Moment::Sent) => {
-                let last = self.last_sent.replace(sent).filter(|last| sent > *last)?;
+    /// Why the rounds have grown, if they have. A round of `ended` pages may just have ended.
+    fn grown(&mut self, seen: &Observation, ended: Option<u64>) -> Option<Verdict> {
+        let last = self.last_sent;
+        self.last_sent = ended.or(last);
+        match (self.growth, ended) {
+            (Growth::Sent, Some(sent)) => {
+                let last = last.filter(|last| sent > *last)?;
                 Some(Verdict::stop(format!("the round sent {sent} pages, after {last}")))
             }
-            (Growth::Dirty, Moment::Harvested) if seen.rounds_sent > 0 => {
-                let dirty = seen.residual_pages;
+            (Growth::Dirty, None) if seen.moment == Moment::Harvested => {
+                let (sent, dirty) = (last?, seen.residual_pages);
                 (dirty > sent).then(|| {
                     Verdict::stop(format!("{dirty} pages are dirty after a round of {sent}"))
                 })
@@ -127,14 +131,14 @@ impl StopPolicy for XenLegacy {
     }
 
     fn judge(&mut self, seen: &Observation) -> Verdict {
-        if let Some(stop) = self.grown(seen) {
+        let at_end = seen.moment == Moment::Sent;
+        let ended = if at_end { self.rounds.ended(seen) } else { None };
+        if let Some(stop) = self.grown(seen, ended) {
             return stop;
         }
-        if seen.moment != Moment::Sent {
-            return Verdict::go_on("asked only after a round");
-        }
+        let Some(sent) = ended else { return Verdict::go_on("asked only after a round") };
         let sent_max = seen.total_pages.saturating_mul(self.max_factor);
-        let round_pages = seen.round_sent_pages.saturating_add(seen.round_skipped_pages);
+        let round_pages = sent.saturating_add(seen.round_skipped_pages);
         if seen.rounds_sent >= self.max_rounds {
             Verdict::stop(format!("{} rounds sent", seen.rounds_sent))
         } else if round_pages < self.min_pages {
@@ -153,5 +157,32 @@ impl StopPolicy for XenLegacy {
 
     fn fork(&self) -> Box<dyn StopPolicy> {
         Box::new(self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::{Moment, Observation, parse};
+
+    /// Slices of a continuous order are no rounds: a small one is no small round.
+    #[test]
+    fn a_small_slice_is_no_small_round() {
+        let mut policy = parse("xen-legacy").unwrap();
+        let mut word = |rounds_sent, sent_pages, round_sent_pages| {
+            let seen = Observation {
+                moment: Moment::Sent,
+                total_pages: 100_000,
+                rounds_sent,
+                sent_pages,
+                round_sent_pages,
+                ..Observation::default()
+            };
+            policy.judge(&seen).word()
+        };
+        assert_eq!(word(0, 20, 20), "continue");
+        assert_eq!(word(0, 40, 20), "continue");
+        assert_eq!(word(1, 60, 20), "continue");
+        assert_eq!(word(1, 70, 10), "continue");
+        assert_eq!(word(2, 80, 10), "stop_and_copy", "a round of 20 pages");
     }
 }

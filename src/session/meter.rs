@@ -141,8 +141,18 @@ impl Meter {
             harvested_pages: Some(pages),
             dirty_pages_per_s: rate_of(pages, interval),
             round_bandwidth_bytes_per_s: bandwidth.filter(|_| residual_pages.is_some()),
-            ..self.observe(now, Moment::Harvested, owed, 0, Throttle::NONE, None)
+            ..self.observe(now, Moment::Harvested, owed, 0, Throttle::NONE)
         }
+    }
+
+    /// What the guest says of its requests.
+    pub(crate) fn saw_requests(&mut self, requests: Option<RequestLoad>) {
+        self.template.requests = requests;
+    }
+
+    /// The shortest round trip seen.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.rtt
     }
 
     pub(crate) fn preflight_over(&mut self, took: Duration) {
@@ -185,8 +195,8 @@ impl Meter {
                     .map_or(bandwidth, |old| SMOOTHING * bandwidth + (1.0 - SMOOTHING) * old),
             );
         }
-        // Round 0 is full of zero pages and cold text; what gets dirty weighs more.
-        if round.round > 0 && round.sent_pages >= 64 {
+        // The first pass is full of zero pages and cold text; what gets dirty weighs more.
+        if seen.rounds_sent > 0 && round.sent_pages >= 64 {
             self.wire_bytes_per_page = Some(round.wire_bytes.div_ceil(round.sent_pages));
         }
         self.pass.1 += round.sent_pages;
@@ -229,7 +239,6 @@ impl Meter {
         residual_pages: u64,
         unsent_pages: u64,
         throttle: Throttle,
-        requests: Option<RequestLoad>,
     ) -> Observation {
         let per_page = self.page_wire_bytes();
         let round_trips = self.rtt.unwrap_or_default() * 3 / 2;
@@ -244,7 +253,6 @@ impl Meter {
             sent_wire_bytes: self.totals.wire_bytes,
             fixed_switchover_cost: self.declared_fixed_cost + self.harvest_took + round_trips,
             throttle,
-            requests,
             ..self.template.clone()
         }
     }
@@ -286,13 +294,13 @@ mod tests {
         meter.batch_queued(ms(0));
         meter.batch_sent(RoundCounts { frames: 1, pages: 1000, wire_bytes: 1_000_000 }, 10);
         meter.round_acknowledged(ms(102), 0);
-        let seen = meter.observe(ms(102), Moment::Sent, 0, 0, Throttle::NONE, None);
+        let seen = meter.observe(ms(102), Moment::Sent, 0, 0, Throttle::NONE);
         assert_eq!(seen.round_bandwidth_bytes_per_s, Some(10_000_000.0));
         assert_eq!(seen.rounds_sent, 1);
         assert_eq!(seen.fixed_switchover_cost, Duration::from_millis(3));
         meter.open_round(1, ms(102));
         meter.harvested(ms(200), ms(201), 100, false);
-        let seen = meter.observe(ms(201), Moment::Harvested, 100, 0, Throttle::NONE, None);
+        let seen = meter.observe(ms(201), Moment::Harvested, 100, 0, Throttle::NONE);
         assert_eq!(seen.dirty_pages_per_s, Some(500.0));
         assert_eq!(seen.residual_wire_bytes, 100 * (4096 + 24));
     }

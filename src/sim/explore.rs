@@ -113,6 +113,7 @@ impl WorldPlan {
                 ..new("handover")
             },
             src("arm-fails", SourceFaults { arm: true, ..quiet }),
+            src("harvest-fails", SourceFaults { harvest: true, ..quiet }),
             src("pause-fails", SourceFaults { pause: true, ..quiet }),
             src("export-fails", SourceFaults { export: true, ..quiet }),
             dst("create-fails", DestinationFaults { create: true, ..sound }),

@@ -169,7 +169,10 @@ impl<'g> Pair<'g> {
             return false;
         };
         if now > self.end_of_time {
-            self.check.breach("liveness", format!("still going after {now:?}"));
+            // What is left on a link that never came back moves nobody any more.
+            if source.is_some() || destination.is_some() {
+                self.check.breach("liveness", format!("still going after {now:?}"));
+            }
             return false;
         }
         self.now = now;
@@ -424,7 +427,8 @@ impl<'g> Pair<'g> {
         self.runner.report(&mut self.check);
         let planned = self.source.faults != SourceFaults::default()
             || self.destination.faults != DestinationFaults::default()
-            || self.source.tracker.short;
+            || self.source.tracker.short
+            || self.wire.has_outage();
         let gave_up = self.source.session.failure().is_some_and(|f| f.contains("policy gave up"));
         self.check.ended(&End {
             outcome: self.source.finished,

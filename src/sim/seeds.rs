@@ -174,6 +174,7 @@ fn add_faults(rng: &mut Rng, plan: &mut PairPlan, pages: u64, bandwidth: f64) {
                 DestinationFaults { rot: true, ..DestinationFaults::default() };
         }
         8 => plan.short_harvest = true,
+        9 => plan.source_faults = SourceFaults { harvest: true, ..SourceFaults::default() },
         _ => {}
     }
     if rng.one_in(2) {

@@ -12,8 +12,10 @@ use super::model::{Frame, ModelGuest, ModelTracker};
 use crate::limits;
 use crate::policy::Strategy;
 use crate::report::Outcome;
-use crate::session::{Batch, SessionEvent, SourceAction, SourceConfig, SourceInput, SourceSession};
-use crate::units::{ChannelId, PageIndex, RequestLoad, Throttle, Tick};
+use crate::session::{
+    Batch, SessionEvent, SourceAction, SourceConfig, SourceInput, SourcePhase, SourceSession,
+};
+use crate::units::{ChannelId, PageIndex, PageRun, RequestLoad, Throttle, Tick};
 use crate::wire::{Digest, Message, RoundCounts};
 
 /// What travels from source to destination.
@@ -58,6 +60,8 @@ pub(super) struct Costs {
 #[expect(clippy::struct_excessive_bools, reason = "independent faults")]
 pub(super) struct SourceFaults {
     pub(super) arm: bool,
+    /// The first harvest clears a part of the record, then fails.
+    pub(super) harvest: bool,
     pub(super) pause: bool,
     pub(super) export: bool,
     /// Planted: pages are read before they are re-armed. The checkers must notice.
@@ -227,11 +231,19 @@ impl SourceHost {
                 let set = self.guest.populated();
                 self.session.handle(now, SourceInput::Populated(&set));
             }
+            SourceAction::Harvest { .. } if self.faults.harvest => {
+                self.tracker.clear(PageRun::from_range(0..self.tracker.record.len().div_ceil(2)));
+                self.failed(now, "harvest");
+            }
             SourceAction::Harvest { last } => {
                 if !last {
                     self.tell_requests(now);
                 }
                 let set = self.tracker.harvest();
+                // In a round pages are re-armed before they are read; here none will be.
+                if self.session.phase() == SourcePhase::Preflight {
+                    set.runs().for_each(|run| self.tracker.rearm(run));
+                }
                 self.session.handle(now, SourceInput::Harvested { set: &set, began });
                 self.tracker.recycle(set);
             }

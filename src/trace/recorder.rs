@@ -84,7 +84,6 @@ impl<W: Write> TraceRecorder<W> {
         now: Tick,
         facts: TickFacts,
     ) -> Result<Harvest, RecordError> {
-        self.set.clear_all();
         let harvest = tracker.harvest(&mut self.set)?;
         self.tick.clear();
         self.tick.end = now;
@@ -97,7 +96,9 @@ impl<W: Write> TraceRecorder<W> {
         let TickFacts { requests, in_flight, guest_time } = facts;
         (self.tick.requests, self.tick.in_flight) = (requests, in_flight);
         self.tick.guest_time = guest_time;
+        // A tick that could not be written leaves its pages to the next one.
         self.writer.push(&self.tick)?;
+        self.set.clear_all();
         Ok(harvest)
     }
 

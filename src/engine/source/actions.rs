@@ -9,7 +9,7 @@ use super::lane::{Chain, Job};
 use super::run::{Run, spawn};
 use crate::bitmap::DenseBitmap;
 use crate::engine::digest;
-use crate::session::{Batch, SourceAction, SourceInput};
+use crate::session::{Batch, SourceAction, SourceInput, SourcePhase};
 use crate::units::{ChannelId, PageRun};
 use crate::wire::Message;
 
@@ -110,6 +110,13 @@ impl Run<'_, '_, '_, '_> {
         self.scratch.clear_all();
         let harvest = self.parts.tracker.harvest(&mut self.scratch);
         harvest.map_err(|error| Chain(&error).to_string())?;
+        // In a round pages are re-armed before they are read; here none will be.
+        let tracker = &mut self.parts.tracker;
+        if self.session.phase() == SourcePhase::Preflight && tracker.needs_rearm() {
+            for run in self.scratch.runs() {
+                tracker.rearm(run).map_err(|error| Chain(&error).to_string())?;
+            }
+        }
         let now = self.clock.now();
         if last {
             self.record.final_harvest(began, now);

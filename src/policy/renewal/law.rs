@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::units::Tick;
 
-/// Most residuals remembered; more are thinned out.
+/// Most residuals remembered; past it the oldest go.
 const POINTS_MAX: usize = 4096;
 /// Levels tried.
 const LEVELS: usize = 20;
@@ -43,7 +43,8 @@ impl Law {
         self.points.iter().map(|(_, ms)| *ms).min_by(f64::total_cmp)
     }
 
-    fn seconds(&self) -> f64 {
+    /// How much of the time watched it holds.
+    pub(super) fn seconds(&self) -> f64 {
         let ends = self.points.front().zip(self.points.back());
         ends.map_or(0.0, |((first, _), (last, _))| last.since(*first).as_secs_f64())
     }

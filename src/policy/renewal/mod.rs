@@ -96,7 +96,8 @@ pub struct Renewal {
     gives_up: bool,
     law: Law,
     descent: Descent,
-    /// Time over which residuals were seen, pre-flight included.
+    /// Time over which residuals were seen, pre-flight included and the first pass not: the clock
+    /// of the law.
     watched: Duration,
     watched_at: Option<Tick>,
     /// Whether the pre-flight's model has settled, and its last residual.
@@ -150,7 +151,7 @@ impl Renewal {
         if let Some(before) = self.watched_at.replace(seen.now) {
             self.watched += seen.now.since(before);
         }
-        self.law.add(seen.now, milliseconds(residual));
+        self.law.add(Tick::ZERO + self.watched, milliseconds(residual));
     }
 
     /// The reservation for what time is left, computed anew now and then. Without hope, only what
@@ -182,7 +183,7 @@ impl Renewal {
             format!(
                 "hopeless: in {:.0} s the residual never took less than {lowest_ms:.0} ms, and \
                  {limit_ms:.0} ms are allowed",
-                self.watched.as_secs_f64()
+                self.law.seconds()
             )
         })
     }
@@ -192,6 +193,8 @@ impl Renewal {
             return Verdict::go_on("the link is not known yet");
         };
         if seen.rounds_sent == 0 {
+            // What passes until the next residual was not watched.
+            self.watched_at = None;
             return Verdict::go_on("the first pass is not over");
         }
         self.watch(seen, residual);
@@ -361,6 +364,19 @@ mod tests {
         }
         assert_eq!(words[..100], ["continue"; 100]);
         assert!(words.contains(&"give_up"));
+    }
+
+    #[test]
+    fn the_first_pass_is_no_time_watched() {
+        let mut policy = policy("renewal");
+        for step in 1..=20 {
+            let seen = Observation { rounds_sent: 0, ..harvested(step * 100, 2000 - step % 2) };
+            policy.preflight(&seen);
+        }
+        // Two seconds were seen, and seventy were not.
+        policy.judge(&Observation { rounds_sent: 0, ..harvested(2_000, 2000) });
+        assert_eq!(policy.judge(&harvested(72_000, 2000)).word(), "continue");
+        assert_eq!(policy.judge(&harvested(82_000, 2000)).word(), "give_up");
     }
 
     #[test]

@@ -79,10 +79,10 @@ impl Model {
     /// All pages that the destination would lack.
     pub(super) fn known_pages(&self) -> u64 {
         let Some(sender) = &self.sender else { return self.pending_pages };
-        let mut all = sender.owed().clone();
-        // Both have the guest's pages.
-        let _ = all.or_with(&self.pending);
-        all.count()
+        // This is asked while the guest is paused: no copy of the sets.
+        let owed = sender.owed();
+        let both: u64 = self.pending.runs().map(|run| owed.count_run(run)).sum();
+        sender.owed_pages() + self.pending_pages - both
     }
 
     /// Sends up to `now`.

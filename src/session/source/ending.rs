@@ -132,7 +132,11 @@ impl SourceSession {
     pub(super) fn action_failed(&mut self, now: Tick, reason: &str) {
         // A pause that failed may have stopped some vCPUs already.
         self.paused |= self.phase == SourcePhase::Pausing;
-        if matches!(self.phase, SourcePhase::Harvesting | SourcePhase::FinalHarvest) {
+        // Some pages may have been cleared before it failed.
+        if matches!(
+            self.phase,
+            SourcePhase::Preflight | SourcePhase::Harvesting | SourcePhase::FinalHarvest
+        ) {
             self.ledger.distrust_record();
         }
         self.fail_or_doubt(now, AbortCode::Source, reason.to_owned());

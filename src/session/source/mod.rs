@@ -32,7 +32,7 @@ use crate::session::ledger::Ledger;
 use crate::session::meter::Meter;
 use crate::session::shadow::ShadowSender;
 use crate::session::shadows::Shadows;
-use crate::units::{ChannelId, PageIndex, PageRun, RequestLoad, Throttle, Tick};
+use crate::units::{ChannelId, PageIndex, PageRun, Throttle, Tick};
 use crate::wire::{AbortCode, Capabilities, Digest, Message, RoundCounts};
 
 pub use seam::{Batch, SessionEvent, SourceAction, SourceInput, SourcePhase};
@@ -101,7 +101,6 @@ pub struct SourceSession {
     throttle: Throttle,
     /// The rate policy's cap in force.
     rate: Option<u64>,
-    requests: Option<RequestLoad>,
     // switchover
     paused: bool,
     was_running: bool,
@@ -168,7 +167,6 @@ impl SourceSession {
             stop_at_ack: false,
             throttle: Throttle::NONE,
             rate: None,
-            requests: None,
             paused: false,
             was_running: true,
             state: None,
@@ -248,7 +246,7 @@ impl SourceSession {
         if self.preflight.next_at.is_some_and(|t| t <= now) {
             self.preflight_harvest();
         }
-        if self.ping_at.is_some_and(|t| t <= now) {
+        if self.phase != SourcePhase::Ended && self.ping_at.is_some_and(|t| t <= now) {
             self.ping(now);
         }
     }
@@ -282,7 +280,7 @@ impl SourceSession {
             SourceInput::Answered(fate) => self.answered(now, fate),
             SourceInput::Failed { reason } => self.action_failed(now, &reason),
             SourceInput::Cancel => self.cancel(now),
-            SourceInput::Requests(requests) => self.requests = requests,
+            SourceInput::Requests(requests) => self.meter.saw_requests(requests),
         }
     }
 
@@ -420,9 +418,13 @@ impl SourceSession {
             SourcePhase::Preparing => self.phase_began + c.ready_timeout,
             SourcePhase::Committing => self.phase_began + c.commit_timeout,
             SourcePhase::Asking => self.phase_began + c.query_timeout,
+            // Pongs tell that the destination is still there while nothing is sent.
+            SourcePhase::Preflight => self.progress_at + c.stall_timeout,
+            SourcePhase::Harvesting if self.harvest_at.is_some() => {
+                self.progress_at + c.stall_timeout
+            }
             // The driver carries these out itself and bounds them itself.
             SourcePhase::Arming
-            | SourcePhase::Preflight
             | SourcePhase::Scanning
             | SourcePhase::Harvesting
             | SourcePhase::Pausing

@@ -8,7 +8,7 @@
 
 use super::{SourceAction, SourcePhase, SourceSession};
 use crate::bitmap::DenseBitmap;
-use crate::policy::{Moment, Verdict};
+use crate::policy::Verdict;
 use crate::session::shadow::ShadowSender;
 use crate::units::Tick;
 use crate::wire::AbortCode;
@@ -40,7 +40,6 @@ impl SourceSession {
             self.ledger.distrust_record();
             return self.fail(now, AbortCode::Source, format!("Harvested pages: {error}"));
         }
-        self.progress_at = now;
         let interval = began.since(self.preflight.harvested_at);
         self.preflight.harvested_at = began;
         let order = &mut *self.strategy.order;
@@ -55,7 +54,6 @@ impl SourceSession {
         let seen = self.meter.preflight(now, elapsed, interval, set.count(), residual, bandwidth);
         let verdict = self.strategy.stop.preflight(&seen);
         self.shadows.preflight(began, interval, set, &seen);
-        debug_assert_eq!(seen.moment, Moment::Harvested, "a pre-flight sees harvests only");
         let long_enough = elapsed >= self.config.preflight;
         match verdict {
             Verdict::GiveUp { reason } => {

@@ -9,6 +9,9 @@ use crate::report::Decision;
 use crate::units::{ChannelId, PageIndex, PageRun, Throttle, Tick};
 use crate::wire::{AbortCode, Message, RoundCounts};
 
+/// A slice of a continuous order takes at least this many round trips.
+const SLICE_RTTS: u32 = 4;
+
 impl SourceSession {
     fn begin_round(&mut self, now: Tick, phase: SourcePhase) {
         self.lanes.fill(Lane::default());
@@ -17,12 +20,15 @@ impl SourceSession {
         self.dry = false;
         let (live, order) = (phase == SourcePhase::Round, &self.strategy.order);
         let skips = self.strategy.stop.skips_redirtied(self.round);
-        self.skipping = live && (skips || order.skips_redirtied(self.round));
+        // An order that picks decides for itself what is left out.
+        self.skipping = live && !order.picks() && (skips || order.skips_redirtied(self.round));
         self.peek_pending = false;
         self.peeked_to = PageIndex::new(0);
         self.enter(now, phase);
         if live {
-            self.slice_at = self.strategy.order.slice().map(|slice| now + slice);
+            // Each round waits for its acknowledgement: shorter ones would leave the link idle.
+            let least = self.meter.rtt().unwrap_or_default() * SLICE_RTTS;
+            self.slice_at = self.strategy.order.slice().map(|slice| now + slice.max(least));
             self.least_until = now + self.strategy.order.least_interval();
         }
         self.maybe_end_lanes(now);
@@ -108,13 +114,18 @@ impl SourceSession {
     fn pick_runs(&mut self) -> Vec<PageRun> {
         let runs_max = limits::FRAME_ENTRIES_MAX as usize;
         let (mut runs, most) = (Vec::new(), self.batch_size());
-        while runs.is_empty() && !self.dry {
+        // An order that names only what is not owed has nothing more to say, either.
+        for _ in 0..limits::IDLE_PICKS_MAX {
             self.picked.clear();
             let owed = self.ledger.owed();
             self.strategy.order.pick(owed, most, runs_max, &mut self.picked);
             self.dry = self.picked.is_empty();
             self.ledger.take_picked(&mut self.picked, runs_max, &mut runs);
+            if self.dry || !runs.is_empty() {
+                return runs;
+            }
         }
+        self.dry = true;
         runs
     }
 
@@ -306,12 +317,16 @@ impl SourceSession {
             self.ledger.owed_pages(),
             self.ledger.unsent_pages(),
             self.throttle,
-            self.requests,
         );
         let verdict = self.strategy.stop.judge(&seen);
         let throttle = self.strategy.throttle.as_mut().map(|policy| policy.throttle(&seen));
-        if let Verdict::Continue { throttle: asked, .. } = &verdict {
-            self.set_throttle(throttle.map_or(*asked, |throttle| throttle.max(*asked)));
+        let asked = match &verdict {
+            Verdict::Continue { throttle, .. } => Some(*throttle),
+            Verdict::Harvest { .. } => throttle.is_some().then_some(Throttle::NONE),
+            Verdict::StopAndCopy { .. } | Verdict::GiveUp { .. } => None,
+        };
+        if let Some(asked) = asked {
+            self.set_throttle(throttle.map_or(asked, |throttle| throttle.max(asked)));
         }
         if let Some(rate) = &mut self.strategy.rate {
             let rate = rate.rate(&seen);

@@ -33,6 +33,8 @@ const LEAST_SHARE: f64 = 0.05;
 /// A link that is down for a while carries this many bytes per second, so that a plan whose link
 /// never comes back ends by the sessions' own time-outs.
 const LEAST_BYTES_PER_S: f64 = 1.0;
+/// Below this a single frame may take longer than a session waits for progress.
+const OUTAGE_BYTES_PER_S: f64 = 65_536.0;
 
 /// A drop or a jump of the link's rate.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
@@ -84,6 +86,7 @@ pub(super) struct Wire {
     pub(super) link: Link,
     /// Changes still to come, the next one last.
     changes: Vec<(Tick, f64)>,
+    outage: bool,
     jitter: Duration,
     rng: Rng,
     channel_bytes_per_s: Option<f64>,
@@ -104,6 +107,7 @@ impl Wire {
         changes.reverse();
         Self {
             link,
+            outage: changes.iter().any(|(_, rate)| *rate < OUTAGE_BYTES_PER_S),
             changes,
             jitter: habits.jitter,
             rng: Rng::new(habits.seed ^ 0x6a69_7474_6572),
@@ -113,6 +117,11 @@ impl Wire {
             arrived: vec![now; channels],
             arrived_back: now,
         }
+    }
+
+    /// Whether it is down at some time, or so slow that sessions may give up waiting.
+    pub(super) fn has_outage(&self) -> bool {
+        self.outage
     }
 
     /// When everything that was handed over has left.

@@ -8,8 +8,8 @@ use crate::policy::{PolicySpec, StopPolicy};
 use crate::region::RegionTable;
 use crate::report::Outcome;
 use crate::session::SourceConfig;
-use crate::sim::{Populated, ReplayOptions, Rng, TraceGuest};
-use crate::trace::{MemoryTrace, PageContent, TraceHeader, TraceTick};
+use crate::sim::{Populated, ReplayOptions, Rng, TraceGuest, VirtualGuest};
+use crate::trace::{MemoryTrace, PageContent, TickSource, TraceHeader, TraceTick};
 use crate::units::{MigrationId, PageIndex, PageRun, PageSize, Tick};
 
 const PAGES: u64 = 2000;
@@ -30,14 +30,21 @@ fn migrate(
     policy: Box<dyn StopPolicy>,
     change: impl FnOnce(&mut PairPlan),
 ) -> PairResult {
+    let options = ReplayOptions { populated: Populated::All, ..ReplayOptions::default() };
+    migrate_guest(&mut TraceGuest::new(trace.clone(), &options).unwrap(), policy, change)
+}
+
+fn migrate_guest(
+    guest: &mut dyn VirtualGuest,
+    policy: Box<dyn StopPolicy>,
+    change: impl FnOnce(&mut PairPlan),
+) -> PairResult {
     let regions = RegionTable::single(PageSize::BASE, PAGES).unwrap();
     let config = SourceConfig::new(MigrationId::new(1), regions);
     let mut plan = PairPlan::for_guest(config, policy);
     plan.link = Link { bandwidth_bytes_per_s: 10e6, latency: Duration::from_micros(100) };
     change(&mut plan);
-    let options = ReplayOptions { populated: Populated::All, ..ReplayOptions::default() };
-    let mut guest = TraceGuest::new(trace.clone(), &options).unwrap();
-    run_guest(plan, &mut guest)
+    run_guest(plan, guest)
 }
 
 fn policy(text: &str) -> Box<dyn StopPolicy> {
@@ -125,13 +132,65 @@ fn a_drop_of_the_link_takes_longer_and_jitter_is_the_seeds() {
 
 #[test]
 fn a_trace_that_breaks_off_writes_nothing_more() {
-    let run = PageRun::from_range(0..5);
-    let trace = MemoryTrace::new(
-        TraceHeader::new(PAGES, "one tick"),
-        vec![TraceTick::new(Tick::from_nanos(10_000_000_000), vec![run])],
+    let whole = trace(15);
+    let ran = |readable: usize| {
+        let source = BreaksOff { trace: whole.clone(), readable };
+        let options = ReplayOptions { populated: Populated::All, ..ReplayOptions::default() };
+        let mut guest = TraceGuest::new(source, &options).unwrap();
+        let ran = migrate_guest(&mut guest, policy("xen"), |_| {});
+        assert_eq!((ran.outcome, ran.violations.len()), (Some(Outcome::HandedOver), 0));
+        (ran.guest_writes, guest.take_error())
+    };
+    let (few, broken) = ran(3);
+    let written: u64 = whole.ticks()[..3].iter().map(TraceTick::pages).sum();
+    assert_eq!((few, broken), (written, Some(Broken)));
+    let (many, sound) = ran(usize::MAX);
+    assert!(many > few && sound.is_none(), "{many} {few}");
+}
+
+/// A trace of which so many ticks can be read.
+#[derive(Debug)]
+struct BreaksOff {
+    trace: MemoryTrace,
+    readable: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("The trace breaks off")]
+struct Broken;
+
+impl TickSource for BreaksOff {
+    type Error = Broken;
+
+    fn header(&self) -> &TraceHeader {
+        self.trace.header()
+    }
+
+    fn next_tick(&mut self, tick: &mut TraceTick) -> Result<bool, Broken> {
+        self.readable = self.readable.checked_sub(1).ok_or(Broken)?;
+        let Ok(more) = self.trace.next_tick(tick);
+        Ok(more)
+    }
+
+    fn seek(&mut self, to: Tick) -> Result<(), Broken> {
+        let Ok(()) = self.trace.seek(to);
+        Ok(())
+    }
+
+    fn end(&self) -> Option<Tick> {
+        self.trace.end()
+    }
+}
+
+#[test]
+fn a_link_that_never_comes_back_ends_by_the_time_outs() {
+    let outage = LinkChange { after: Duration::from_millis(200), bandwidth_bytes_per_s: 0.0 };
+    let ran = migrate(&trace(15), policy("xen"), |plan| plan.link_habits.changes.push(outage));
+    assert_eq!(
+        (ran.outcome, ran.violations.len()),
+        (Some(Outcome::SourceKeepsRunning), 0),
+        "{ran:?}"
     );
-    let ran = migrate(&trace, policy("xen"), |_| {});
-    assert_eq!((ran.outcome, ran.guest_writes), (Some(Outcome::HandedOver), 0));
 }
 
 #[test]

@@ -17,8 +17,10 @@ pub enum SynthError {
     #[error(transparent)]
     Part(#[from] PolicyError),
     /// A part has no known name.
-    #[error("{name:?} is no writer and no modulator{hint}; writers: {writers}; modulators: \
-             {modulators}")]
+    #[error(
+        "{name:?} is no writer and no modulator{hint}; writers: {writers}; modulators: \
+             {modulators}"
+    )]
     Unknown {
         /// The name, cut to 40 characters.
         name: String,

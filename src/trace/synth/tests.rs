@@ -58,7 +58,8 @@ fn every_part_has_valid_defaults_a_text_and_lawful_ticks() {
 #[test]
 fn mistakes_are_named() {
     let say = |text| SynthSpec::parse(text).unwrap_err().to_string();
-    assert!(say("zipff").starts_with("\"zipff\" is no writer and no modulator; writers: uniform"));
+    let near = "\"zipff\" is no writer and no modulator; did you mean \"zipf\"?; writers: uniform";
+    assert!(say("zipff").starts_with(near), "{}", say("zipff"));
     assert!(say("bursts").starts_with("A synthetic guest needs at least one writer: uniform"));
     assert!(say("zipf:rat=1").contains("rat"), "{}", say("zipf:rat=1"));
     assert!(say("zipf:exponent=9").contains("from 0 to 5"), "{}", say("zipf:exponent=9"));
