@@ -90,7 +90,7 @@ impl Harvests {
         let (mut picked, mut runs) = (0, Vec::<PageRun>::new());
         order.begin(now, &owed);
         for set in &self.sets {
-            now = now + INTERVAL;
+            now += INTERVAL;
             let Ok(()) = owed.or_with(set) else { unreachable!("sets of one guest") };
             order.harvested(now, INTERVAL, set);
             while order.picks() {
