@@ -32,7 +32,7 @@ pub(super) const INFO: OrderInfo = OrderInfo {
         LEAST,
         ParameterInfo::new(
             "weight",
-            ParameterKind::NumberOr { min: 0.01, max: 1.0, word: "-" },
+            ParameterKind::Number { min: 0.01, max: 1.0 },
             "0.25",
             "of the newest interval in a page's mean",
         ),
@@ -47,9 +47,7 @@ pub(super) const INFO: OrderInfo = OrderInfo {
     build: |values| {
         let mut order = ColdFirst::with_pace(Pace::read(values));
         order.age = values.switch("age");
-        if let Some(weight) = values.number_or("weight") {
-            order.weight = weight_of(weight);
-        }
+        order.weight = weight_of(values.number("weight"));
         Box::new(order)
     },
 };

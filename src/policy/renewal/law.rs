@@ -123,18 +123,18 @@ impl Law {
     /// levels, with g and w the residual got and the wait for it, and m = e^(-left / w) the chance
     /// to be forced to stop before.
     ///
-    /// Levels below anything seen yet are reckoned to come `hope` times in the time watched: so
-    /// the first lows are not taken for the law when they are all that was seen, and waiting for
-    /// what never comes ends when it has cost about what it could win.
+    /// Levels below anything seen yet are reckoned to come after `hoped_wait_s` (infinite: never),
+    /// which grows with the time watched: so the first lows are not taken for the law when they are
+    /// all that was seen, and waiting for what never comes ends when it has cost about what it
+    /// could win.
     pub(super) fn reservation(
         &self,
         wait_ms_per_s: f64,
-        hope: f64,
+        hoped_wait_s: f64,
         gain: f64,
         left: Option<Duration>,
     ) -> Option<(f64, Taken)> {
-        let seconds = self.seconds();
-        if seconds <= 0.0 {
+        if self.seconds() <= 0.0 {
             return None;
         }
         let mut sorted: Vec<f64> = self.points.iter().map(|(_, ms)| *ms).collect();
@@ -156,8 +156,8 @@ impl Law {
             Some((level, how, cost(wait.residual_ms, wait.seconds)))
         });
         let lowest = sorted[0];
-        let hoped = HOPES.iter().map(|share| lowest * share).filter(|_| hope > 0.0);
-        let hoped = hoped.map(|level| (level, Taken::Descent, cost(level, seconds / hope)));
+        let hoped = HOPES.iter().map(|share| lowest * share).filter(|_| hoped_wait_s.is_finite());
+        let hoped = hoped.map(|level| (level, Taken::Descent, cost(level, hoped_wait_s)));
         let best = seen.chain(hoped).min_by(|a, b| a.2.total_cmp(&b.2));
         best.map(|(level, how, _)| (level, how))
     }
@@ -219,7 +219,8 @@ mod tests {
         let law = lulls();
         // Ten seconds cost 30 ms: a lull wins 95.
         let level = |wait_ms_per_s, left_s: Option<u64>| {
-            law.reservation(wait_ms_per_s, 0.0, 0.1, left_s.map(Duration::from_secs)).unwrap()
+            law.reservation(wait_ms_per_s, f64::INFINITY, 0.1, left_s.map(Duration::from_secs))
+                .unwrap()
         };
         // A lull of one harvest is over when a descent has looked: it is taken at once.
         assert_eq!(level(3.0, None), (5.0, Taken::AtOnce));
@@ -241,16 +242,16 @@ mod tests {
             152 => 21.0,
             _ => 100.0,
         }));
-        assert_eq!(law.reservation(3.0, 0.0, 0.1, None).unwrap().1, Taken::Descent);
+        assert_eq!(law.reservation(3.0, f64::INFINITY, 0.1, None).unwrap().1, Taken::Descent);
     }
 
     #[test]
     fn hope_waits_for_what_it_could_win_and_no_longer() {
         // A second of 600 ms is no law: 600 ms are worth a minute at 10 ms a second.
         let short = law_of((0..10).map(|_| 600.0));
-        assert!(short.reservation(10.0, 0.5, 0.1, None).unwrap().0 <= 300.0);
+        assert!(short.reservation(10.0, 1.8, 0.1, None).unwrap().0 <= 300.0);
         let long = law_of((0..1000).map(|_| 600.0));
-        assert_eq!(long.reservation(10.0, 0.5, 0.1, None).unwrap().0, 600.0);
+        assert_eq!(long.reservation(10.0, 199.8, 0.1, None).unwrap().0, 600.0);
     }
 
     #[test]

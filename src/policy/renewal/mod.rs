@@ -45,8 +45,8 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
         DowntimeLimit::FIXED_COST_PARAMETER,
         ParameterInfo::new(
             "wait_ms_per_s",
-            ParameterKind::NumberOr { min: 0.01, max: 1e6, word: "-" },
-            "10",
+            ParameterKind::Number { min: 0.01, max: 1e6 },
+            "5",
             "downtime that one second of migration is worth, in milliseconds",
         ),
         ParameterInfo::new(
@@ -63,8 +63,8 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
         ),
         ParameterInfo::new(
             "hope",
-            ParameterKind::NumberOr { min: 0.0, max: 100.0, word: "-" },
-            "0.5",
+            ParameterKind::Number { min: 0.0, max: 100.0 },
+            "1",
             "how often residuals below any yet are reckoned to come in the time watched",
         ),
         ParameterInfo::new(
@@ -124,8 +124,8 @@ impl Renewal {
         let seconds = |s: u64| Duration::from_secs(s);
         Self {
             limit: DowntimeLimit::from_values(values),
-            hope: values.number_or("hope").unwrap_or(0.5),
-            wait_ms_per_s: values.number_or("wait_ms_per_s").unwrap_or(10.0),
+            hope: values.number("hope"),
+            wait_ms_per_s: values.number("wait_ms_per_s"),
             warmup: Duration::from_millis(values.integer("warmup_ms")),
             evidence: values.integer_or("evidence_s").map(seconds),
             gives_up: values.is("hopeless", "give-up"),
@@ -169,7 +169,9 @@ impl Renewal {
             self.settled_at = Some(now);
             let gain = self.descent.gain();
             let hope = if hopeless { 0.0 } else { self.hope };
-            self.reservation = self.law.reservation(self.wait_ms_per_s, hope, gain, left);
+            // How often something lower still is hoped for falls with all the time watched.
+            let hoped_wait_s = self.watched.as_secs_f64() / hope;
+            self.reservation = self.law.reservation(self.wait_ms_per_s, hoped_wait_s, gain, left);
         }
         self.reservation
     }
@@ -377,6 +379,14 @@ mod tests {
         policy.judge(&Observation { rounds_sent: 0, ..harvested(2_000, 2000) });
         assert_eq!(policy.judge(&harvested(72_000, 2000)).word(), "continue");
         assert_eq!(policy.judge(&harvested(82_000, 2000)).word(), "give_up");
+    }
+
+    #[test]
+    fn what_never_changes_is_not_hoped_away_for_ever() {
+        // Far longer than the window: the hope for less must fade with all the time watched.
+        let (step, verdict) = run(&mut *policy("renewal"), std::iter::repeat_n(250, 50_000));
+        assert_eq!(verdict.word(), "stop_and_copy");
+        assert!(step < 3000, "{step}");
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn mean_downtime_ms(trace: &MemoryTrace, strategy: impl Fn(&mut Rng) -> Strategy
         let Ok(mut guest) = TraceGuest::new(trace.clone(), &options);
         let plan = plan(PAGES, strategy(&mut rng), PAGE_WIRE_BYTES * LINK_PAGES_PER_S);
         let ran = pair::run_guest(plan, &mut guest);
-        assert!(ran.violations.is_empty(), "{:?}", ran.violations);
+        assert!(ran.violations.is_empty(), "{:?} {:?}", ran.violations, ran.failure);
         ran.downtime.unwrap().as_secs_f64() * 1e3
     });
     all.sum::<f64>() / runs as f64
