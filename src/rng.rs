@@ -1,6 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A small generator whose stream never changes, so that published seeds stay valid.
 
+/// The first of `stride`, `stride + 2`, ... that has no common factor with `count`: a step that
+/// goes through all of `count` places, in an order that looks random if it is odd and about the
+/// golden section of them.
+pub(crate) fn coprime_stride(mut stride: u64, count: u64) -> u64 {
+    fn gcd(a: u64, b: u64) -> u64 {
+        if b == 0 { a } else { gcd(b, a % b) }
+    }
+    while gcd(stride, count) != 1 {
+        stride += 2;
+    }
+    stride
+}
+
 /// `SplitMix64` (Steele, Lea, Flood 2014): one 64-bit word of state, full period.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Rng(u64);

@@ -56,11 +56,7 @@ impl StopPolicy for CloudNet {
     }
 
     fn judge(&mut self, seen: &Observation) -> Verdict {
-        let sent = match seen.moment {
-            Moment::Harvested => self.rounds.ended(seen),
-            Moment::Sent | Moment::Cadence => None,
-        };
-        let Some(sent) = sent else {
+        let Some(sent) = self.rounds.ended_at(Moment::Harvested, seen) else {
             return Verdict::go_on("asked only at a harvest after a round");
         };
         let pages = seen.residual_pages;

@@ -67,6 +67,15 @@ impl Descent {
         self.last.is_some()
     }
 
+    /// The verdict between two harvests: while descending a round that was sent is harvested at
+    /// once.
+    pub(super) fn between_harvests(&self, seen: &Observation) -> Verdict {
+        if seen.moment == Moment::Sent && self.under_way() && seen.residual_pages == 0 {
+            return Verdict::Harvest { reason: "descending".to_owned() };
+        }
+        Verdict::go_on("within a round")
+    }
+
     pub(super) fn end(&mut self) {
         self.last = None;
     }
@@ -118,10 +127,7 @@ impl StopPolicy for Descend {
     fn judge(&mut self, seen: &Observation) -> Verdict {
         match seen.moment {
             Moment::Harvested => self.at_harvest(seen),
-            Moment::Sent if self.descent.under_way() && seen.residual_pages == 0 => {
-                Verdict::Harvest { reason: "descending".to_owned() }
-            }
-            Moment::Cadence | Moment::Sent => Verdict::go_on("within a round"),
+            Moment::Cadence | Moment::Sent => self.descent.between_harvests(seen),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::Observation;
+use super::{Moment, Observation};
 
 /// An exponentially weighted moving average. Starts with its first sample.
 #[derive(Clone, PartialEq, Debug)]
@@ -75,6 +75,11 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
+    /// The same, asked only at this moment of a round.
+    pub(super) fn ended_at(&mut self, moment: Moment, seen: &Observation) -> Option<u64> {
+        if seen.moment == moment { self.ended(seen) } else { None }
+    }
+
     /// Pages that were sent since this last said so, if a round has ended since then.
     pub(super) fn ended(&mut self, seen: &Observation) -> Option<u64> {
         let sent = seen.sent_pages.saturating_sub(self.sent_pages);

@@ -41,10 +41,7 @@ impl StopPolicy for Fraction {
         }
         let most = seen.populated_pages as f64 * self.share;
         let why = format!("{} pages dirty, {most:.0} allowed", seen.residual_pages);
-        match seen.residual_pages as f64 <= most {
-            true => Verdict::stop(why),
-            false => Verdict::go_on(why),
-        }
+        Verdict::stop_if(seen.residual_pages as f64 <= most, why)
     }
 
     fn fork(&self) -> Box<dyn StopPolicy> {

@@ -77,11 +77,7 @@ impl StopPolicy for GoCriu {
     }
 
     fn judge(&mut self, seen: &Observation) -> Verdict {
-        let pages = match seen.moment {
-            Moment::Sent => self.rounds.ended(seen),
-            Moment::Harvested | Moment::Cadence => None,
-        };
-        let Some(pages) = pages else {
+        let Some(pages) = self.rounds.ended_at(Moment::Sent, seen) else {
             return Verdict::go_on("asked only after a round");
         };
         let last = self.last_pages.replace(pages);

@@ -240,6 +240,12 @@ impl Verdict {
         Self::StopAndCopy { reason: reason.into() }
     }
 
+    /// Pause now if that is so, else go on.
+    #[must_use]
+    pub fn stop_if(enough: bool, reason: impl Into<String>) -> Self {
+        if enough { Self::stop(reason) } else { Self::go_on(reason) }
+    }
+
     /// Give up.
     #[must_use]
     pub fn give_up(reason: impl Into<String>) -> Self {

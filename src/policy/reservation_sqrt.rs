@@ -68,10 +68,7 @@ impl StopPolicy for ReservationSqrt {
         let (pages, max) = (seen.residual_pages, self.max_pages.unwrap_or(seen.populated_pages));
         let reservation = (self.min_pages as f64 * max as f64).sqrt();
         let why = format!("{pages} pages dirty, reservation {reservation:.0}");
-        match pages as f64 <= reservation || seen.rounds_sent >= self.max_rounds {
-            true => Verdict::stop(why),
-            false => Verdict::go_on(why),
-        }
+        Verdict::stop_if(pages as f64 <= reservation || seen.rounds_sent >= self.max_rounds, why)
     }
 
     fn fork(&self) -> Box<dyn StopPolicy> {

@@ -58,10 +58,7 @@ impl StopPolicy for Secretary {
         let best = self.least.is_none_or(|least| pages < least);
         self.least = Some(self.least.map_or(pages, |least| least.min(pages)));
         let why = format!("{pages} pages at harvest {} of {}", self.seen, self.horizon);
-        match self.seen >= self.horizon || (best && self.seen > self.looks) {
-            true => Verdict::stop(why),
-            false => Verdict::go_on(why),
-        }
+        Verdict::stop_if(self.seen >= self.horizon || (best && self.seen > self.looks), why)
     }
 
     fn fork(&self) -> Box<dyn StopPolicy> {

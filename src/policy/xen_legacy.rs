@@ -131,8 +131,7 @@ impl StopPolicy for XenLegacy {
     }
 
     fn judge(&mut self, seen: &Observation) -> Verdict {
-        let at_end = seen.moment == Moment::Sent;
-        let ended = if at_end { self.rounds.ended(seen) } else { None };
+        let ended = self.rounds.ended_at(Moment::Sent, seen);
         if let Some(stop) = self.grown(seen, ended) {
             return stop;
         }

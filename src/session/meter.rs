@@ -7,12 +7,10 @@ use crate::policy::{Moment, Observation};
 use crate::report::{RoundReport, Totals};
 use crate::session::shadows::Carried;
 use crate::units::{RequestLoad, Throttle, Tick};
-use crate::wire::RoundCounts;
+use crate::wire::{ENTRY_BYTES, RoundCounts};
 
 /// Weight of the newest round in the smoothed bandwidth (KubeVirt's stall detector, alpha 0.4).
 const SMOOTHING: f64 = 0.4;
-/// Wire overhead assumed for one page before anything was measured: one frame entry.
-const ENTRY_BYTES: u64 = 24;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Meter {
@@ -75,7 +73,7 @@ impl Meter {
 
     /// Bytes that a page is expected to weigh on the wire.
     fn page_wire_bytes(&self) -> u64 {
-        self.wire_bytes_per_page.unwrap_or(self.template.page_bytes + ENTRY_BYTES)
+        self.wire_bytes_per_page.unwrap_or(self.template.page_bytes + ENTRY_BYTES as u64)
     }
 
     pub(crate) fn populated(&mut self, now: Tick, pages: u64) {

@@ -5,9 +5,7 @@ use crate::bitmap::DenseBitmap;
 use crate::limits;
 use crate::policy::order::PageOrder;
 use crate::units::{PageIndex, PageRun, Tick};
-
-/// Wire overhead of one page: one frame entry.
-const ENTRY_BYTES: u64 = 24;
+use crate::wire::ENTRY_BYTES;
 
 /// A modelled sender. Everything counts as sent once when it begins.
 #[derive(Clone, Debug)]
@@ -37,7 +35,7 @@ impl ShadowSender {
             owed: DenseBitmap::new(pages),
             owed_pages: 0,
             bandwidth_bytes_per_s,
-            page_bytes: page_bytes + ENTRY_BYTES,
+            page_bytes: page_bytes + ENTRY_BYTES as u64,
             credit_bytes: 0.0,
             at: now,
             cursor: PageIndex::new(0),

@@ -105,7 +105,7 @@ pub(super) struct Frame {
 impl Frame {
     pub(super) const HEADER_BYTES: u64 = 32;
     /// An entry a page, as if no two were neighbours.
-    pub(super) const ENTRY_BYTES: u64 = 24;
+    pub(super) const ENTRY_BYTES: u64 = crate::wire::ENTRY_BYTES as u64;
 
     /// Pages of version 0 are zero pages, and all others weigh a page.
     pub(super) fn new(round: u32, runs: Vec<PageRun>, versions: Vec<u32>) -> Self {

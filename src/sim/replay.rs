@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::guest::VirtualGuest;
 use crate::bitmap::DenseBitmap;
+use crate::rng::coprime_stride;
 use crate::trace::{PageContent, TickSource, TraceTick};
 use crate::units::{PageIndex, RequestLoad, Throttle, Tick};
 
@@ -106,16 +107,10 @@ impl Current {
     fn stride_over(count: usize) -> usize {
         let count64 = count as u64;
         // A tick has at most 2^32 pages.
-        let mut stride = (count64.saturating_mul(0x9e37_79b9) >> 32) | 1;
-        while count64 > 1 && gcd(stride, count64) != 1 {
-            stride += 2;
-        }
+        let stride = (count64.saturating_mul(0x9e37_79b9) >> 32) | 1;
+        let stride = if count64 > 1 { coprime_stride(stride, count64) } else { stride };
         if stride >= count64 { 1 } else { PageIndex::new(stride).as_usize() }
     }
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// A guest that writes what a trace says.

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::guest::VirtualGuest;
-use super::rng::Rng;
+use crate::rng::{Rng, coprime_stride};
 use crate::units::{PageIndex, Throttle, Tick};
 
 /// Which pages a guest writes. Shares are of all pages, from 0 to 1.
@@ -83,10 +83,8 @@ impl Workload {
     pub fn new(pattern: Pattern, writes_per_s: f64, pages: u64, seed: u64) -> Self {
         let pages = pages.max(1);
         // A stride without a common factor visits every page: it scatters the ranks.
-        let mut stride = (0x9e37_79b1 % pages) | 1;
-        while gcd(stride, pages) != 1 {
-            stride += 2;
-        }
+        let stride = (0x9e37_79b1 % pages) | 1;
+        let stride = coprime_stride(stride, pages);
         Self {
             pattern,
             writes_per_s,
@@ -179,10 +177,6 @@ impl VirtualGuest for Workload {
             }
         }
     }
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]

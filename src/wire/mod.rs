@@ -21,4 +21,5 @@ pub use frame::{FrameCounter, FrameHeader, FrameKind, FrameOrder, HEADER_BYTES, 
 pub use message::{
     AbortCode, Capabilities, Digest, Fate, Hello, Message, RefuseCode, RoundCounts, VersionRange,
 };
+pub(crate) use pages::ENTRY_BYTES;
 pub use pages::{PageEntry, PageFrame, PageFrameBuilder, PageFrameView};

@@ -41,7 +41,8 @@ struct RawEntry {
 }
 
 const HEAD_BYTES: usize = size_of::<RawHead>();
-const ENTRY_BYTES: usize = size_of::<RawEntry>();
+/// Bytes that a run of pages takes in its frame beside its contents.
+pub(crate) const ENTRY_BYTES: usize = size_of::<RawEntry>();
 const _: () = assert!(HEAD_BYTES == 8 && ENTRY_BYTES == 24);
 const _: () = assert!(
     HEAD_BYTES

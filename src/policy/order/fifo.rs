@@ -12,7 +12,7 @@ use super::pace::{CLEAR, LEAST, Pace, SLICE, paced};
 use super::queue::Queue;
 use super::{OrderInfo, PageOrder};
 use crate::bitmap::DenseBitmap;
-use crate::units::{PageIndex, PageRun, Tick};
+use crate::units::{PageRun, Tick};
 
 pub(super) const INFO: OrderInfo = OrderInfo {
     name: "fifo",
@@ -38,9 +38,7 @@ impl Fifo {
     }
 
     fn add(&mut self, set: &DenseBitmap) {
-        if self.queue.pages() != PageIndex::new(set.len()).as_usize() {
-            self.queue = Queue::new(PageIndex::new(set.len()).as_usize());
-        }
+        self.queue.make_room(set);
         for page in set.runs().flat_map(PageRun::iter) {
             if !self.queue.contains(page) {
                 self.queue.push_back(page);

@@ -101,13 +101,10 @@ impl PageOrder for History {
     fn harvested(&mut self, _now: Tick, _interval: Duration, set: &DenseBitmap) {
         self.cursor = PageIndex::new(0);
         self.sets.retain(|old| old.len() == set.len());
-        let mut newest = match self.sets.len() >= self.rounds {
-            true => self.sets.pop_front(),
-            false => None,
+        if self.sets.len() >= self.rounds {
+            self.sets.pop_front();
         }
-        .unwrap_or_else(|| DenseBitmap::new(set.len()));
-        newest.clone_from(set);
-        self.sets.push_back(newest);
+        self.sets.push_back(set.clone());
         self.hot = (0..set.words().len()).map(|index| self.hot_word(index)).collect();
     }
 

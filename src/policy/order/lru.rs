@@ -11,7 +11,7 @@ use super::pace::{CLEAR, LEAST, Pace, SLICE, paced};
 use super::queue::Queue;
 use super::{OrderInfo, PageOrder};
 use crate::bitmap::DenseBitmap;
-use crate::units::{PageIndex, PageRun, Tick};
+use crate::units::{PageRun, Tick};
 
 pub(super) const INFO: OrderInfo = OrderInfo {
     name: "lru",
@@ -35,12 +35,6 @@ impl Lru {
     pub fn new(slice: Duration) -> Self {
         Self { queue: Queue::default(), pace: Pace::every(slice) }
     }
-
-    fn make_room(&mut self, set: &DenseBitmap) {
-        if self.queue.pages() != PageIndex::new(set.len()).as_usize() {
-            self.queue = Queue::new(PageIndex::new(set.len()).as_usize());
-        }
-    }
 }
 
 impl PageOrder for Lru {
@@ -50,7 +44,7 @@ impl PageOrder for Lru {
 
     /// What a pre-flight reported and did not send keeps its order, behind all other pages.
     fn begin(&mut self, _now: Tick, owed: &DenseBitmap) {
-        self.make_room(owed);
+        self.queue.make_room(owed);
         self.queue.retain(|page| owed.contains(page));
         let mut first = None;
         for page in owed.runs().flat_map(PageRun::iter) {
@@ -63,7 +57,7 @@ impl PageOrder for Lru {
     }
 
     fn harvested(&mut self, _now: Tick, _interval: Duration, set: &DenseBitmap) {
-        self.make_room(set);
+        self.queue.make_room(set);
         for page in set.runs().flat_map(PageRun::iter) {
             if self.queue.contains(page) {
                 self.queue.remove(page);

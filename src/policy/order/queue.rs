@@ -4,6 +4,7 @@
 //! A ring of pages, linked both ways: 8 bytes a page. A link is stored as its distance, so that a
 //! page that does not stand in the queue has zeros and a fresh queue is not touched.
 
+use crate::bitmap::DenseBitmap;
 use crate::units::{PageIndex, PageRun};
 
 /// A queue of pages. Of guests with up to [`PAGES_MAX`](crate::limits::PAGES_MAX) pages.
@@ -24,8 +25,12 @@ impl Queue {
         Self { links: vec![[0; 2]; pages], front: 0, pages: 0 }
     }
 
-    pub(super) fn pages(&self) -> usize {
-        self.links.len()
+    /// Begins anew if the guest is one of another size.
+    pub(super) fn make_room(&mut self, set: &DenseBitmap) {
+        let pages = PageIndex::new(set.len()).as_usize();
+        if self.links.len() != pages {
+            *self = Self::new(pages);
+        }
     }
 
     fn get(&self, page: u32, side: usize) -> u32 {

@@ -252,10 +252,7 @@ impl StopPolicy for Renewal {
     fn judge(&mut self, seen: &Observation) -> Verdict {
         match seen.moment {
             Moment::Harvested => self.at_harvest(seen),
-            Moment::Sent if self.descent.under_way() && seen.residual_pages == 0 => {
-                Verdict::Harvest { reason: "descending".to_owned() }
-            }
-            Moment::Cadence | Moment::Sent => Verdict::go_on("within a round"),
+            Moment::Cadence | Moment::Sent => self.descent.between_harvests(seen),
         }
     }
 

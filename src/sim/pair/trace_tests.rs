@@ -10,7 +10,7 @@ use crate::report::Outcome;
 use crate::session::SourceConfig;
 use crate::sim::{Populated, ReplayOptions, Rng, TraceGuest, VirtualGuest};
 use crate::trace::{MemoryTrace, PageContent, TickSource, TraceHeader, TraceTick};
-use crate::units::{MigrationId, PageIndex, PageRun, PageSize, Tick};
+use crate::units::{MigrationId, PageIndex, PageSize, Tick};
 
 const PAGES: u64 = 2000;
 

@@ -3,7 +3,7 @@
 
 use super::{Due, Slice, Touched, Writer, WriterInfo, rate, share, share_of};
 use crate::policy::{ParameterInfo, ParameterKind};
-use crate::rng::Rng;
+use crate::rng::{Rng, coprime_stride};
 
 pub(super) const INFO: WriterInfo = WriterInfo {
     name: "zipf",
@@ -79,10 +79,8 @@ impl Scatter {
     pub(super) fn new(places: u64, rng: &mut Rng) -> Self {
         let places = places.max(1);
         // About the golden section of them: neighbours in rank come to lie far apart.
-        let mut stride = u64::try_from(u128::from(places) * 618_034 / 1_000_000).unwrap_or(1) | 1;
-        while gcd(stride, places) != 1 {
-            stride += 2;
-        }
+        let stride = u64::try_from(u128::from(places) * 618_034 / 1_000_000).unwrap_or(1) | 1;
+        let stride = coprime_stride(stride, places);
         Self { places, stride, first: rng.below(places) }
     }
 
@@ -90,10 +88,6 @@ impl Scatter {
         let product = u128::from(number) * u128::from(self.stride) + u128::from(self.first);
         u64::try_from(product % u128::from(self.places.max(1))).unwrap_or(0)
     }
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// Draws ranks from 1 to `n` with probability proportional to `k^-s`, by rejection inversion: no
