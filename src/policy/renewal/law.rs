@@ -8,6 +8,8 @@ use crate::units::Tick;
 
 /// Most residuals remembered; past it the oldest go.
 const POINTS_MAX: usize = 4096;
+/// Lows fall if the later is less than this share of the earlier.
+const LOWS_FALL: f64 = 0.95;
 /// Levels tried.
 const LEVELS: usize = 20;
 /// Levels below the lowest residual, as shares of it.
@@ -95,6 +97,22 @@ impl Law {
         #[expect(clippy::cast_precision_loss, reason = "a count below 5000")]
         let seconds = (sum.seconds + cut_off) / sum.weight.min(count as f64);
         Some(Wait { residual_ms: sum.residual_ms / sum.weight, seconds, weight: 1.0 })
+    }
+
+    /// Whether the lowest residual of the later half of the last `span` is lower, by more than a
+    /// few percent, than that of the earlier half: then lower ones are to be expected.
+    pub(super) fn lows_fall(&self, span: Duration) -> bool {
+        let Some((now, _)) = self.points.back() else { return false };
+        let mut lows = [f64::INFINITY; 2];
+        for (at, ms) in self.points.iter().rev() {
+            let age = now.since(*at);
+            if age > span {
+                break;
+            }
+            let low = &mut lows[usize::from(age * 2 > span)];
+            *low = low.min(*ms);
+        }
+        lows[0] < lows[1] * LOWS_FALL
     }
 
     /// Whether the residual fell by more than `wait_ms_per_s` over the last `span`, compared by the

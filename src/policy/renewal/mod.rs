@@ -21,7 +21,7 @@
 //! law would cost more than the whole residual.
 //!
 //! **Hopeless.** Where over `evidence_s` at one throttle no residual came near the downtime limit
-//! (1.5 times it), the policy says so, with what it saw, and does what `hopeless` says; in the
+//! (1.5 times it) and the lows do not fall, the policy says so, with what it saw, and does what `hopeless` says; in the
 //! pre-flight already if that saw enough. By default it gives up: the guest goes on unharmed, and
 //! its owner may allow more, throttle it, or come back at a quieter hour.
 
@@ -178,7 +178,11 @@ impl Renewal {
 
     /// Why nothing within the limit is to be expected, if so.
     fn hopeless(&self, seen: &Observation) -> Option<String> {
-        self.evidence.filter(|evidence| self.watched >= *evidence)?;
+        let evidence = self.evidence.filter(|evidence| self.watched >= *evidence)?;
+        // What still falls may come down to the limit.
+        if self.law.lows_fall(evidence) {
+            return None;
+        }
         let limit_ms = milliseconds(self.limit.for_pages(seen).unwrap_or_default());
         let lowest_ms = self.law.lowest()?;
         (lowest_ms > limit_ms * NEAR).then(|| {
@@ -350,6 +354,14 @@ mod tests {
         let mut stops = policy("renewal:hopeless=stop");
         let (_, verdict) = run(&mut *stops, std::iter::repeat_n(2000, 5000));
         assert_eq!(verdict.word(), "stop_and_copy");
+    }
+
+    #[test]
+    fn what_still_falls_is_not_hopeless() {
+        // From 2 s to under 0.3 s within half a minute, with a jagged edge.
+        let falling = (0..400).map(|step| 2000_u64.saturating_sub(step * 6) + step % 7 * 20);
+        let (step, verdict) = run(&mut *policy("renewal"), falling);
+        assert_eq!(verdict.word(), "stop_and_copy", "{step}: {}", verdict.reason());
     }
 
     #[test]
