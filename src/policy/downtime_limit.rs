@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The downtime limit as two of the policies use it.
+//! The downtime limit as policies use it.
 
 use std::time::Duration;
 

@@ -13,8 +13,8 @@
 //!    page.
 //! 2. [`Moment::Cadence`]: every 10 ms while a round is being sent; `residual_pages` is what is
 //!    left of the last harvest, without what the guest wrote since.
-//! 3. [`Moment::Sent`]: the round was sent and acknowledged; `residual_pages` is 0 (or what was
-//!    skipped), because the next harvest has not happened yet.
+//! 3. [`Moment::Sent`]: the round was sent and acknowledged; `residual_pages` is 0, or what was
+//!    skipped, or what a slice left over, because the next harvest has not happened yet.
 
 mod budget_test;
 mod clark;
@@ -294,7 +294,7 @@ pub trait StopPolicy: Send + std::fmt::Debug {
     }
 
     /// Whether a round leaves out pages that are dirty again already (legacy Xen's peek). Asked
-    /// at the start of each live round.
+    /// at the start of each live round; an order that picks decides for itself.
     fn skips_redirtied(&self, round: u32) -> bool {
         let _ = round;
         false

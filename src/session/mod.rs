@@ -12,7 +12,7 @@
 //!               <───────────────────────────────── Accept ──
 //!  Attaching    ── Attach (channels 1..) ──────────────────>  all channels there?
 //!               <────────────────────────── ChannelsReady ──
-//!  Arming, Scanning: arm the tracker, then list populated pages
+//!  Arming the tracker; Preflight: watch the guest, if wanted; Scanning: list populated pages
 //!  Round r      ── pages, on all channels ─────────────────>  admitted only while r is open
 //!               ── RoundEnd r, on each channel ────────────>  counts compared
 //!               <───────────────────────────── RoundAck r ──  in memory; r + 1 is open

@@ -59,7 +59,8 @@ pub trait PageOrder: Send + Debug {
     }
 
     /// Hands out up to `pages_max` owed pages in up to `runs_max` runs, appended to `into` in any
-    /// order; none if nothing more shall be sent before the next harvest.
+    /// order; none if nothing more shall be sent before the next harvest. Runs past `runs_max` are
+    /// not sent and stay owed, as if they had not been picked.
     fn pick(
         &mut self,
         owed: &DenseBitmap,
