@@ -429,7 +429,6 @@ impl<'g> Pair<'g> {
             || self.destination.faults != DestinationFaults::default()
             || self.source.tracker.short
             || self.wire.has_outage();
-        let gave_up = self.source.session.failure().is_some_and(|f| f.contains("policy gave up"));
         self.check.ended(&End {
             outcome: self.source.finished,
             source_alive: self.source.alive,
@@ -437,7 +436,7 @@ impl<'g> Pair<'g> {
             destination_alive: self.destination.alive && !self.silent,
             destination_over: self.destination.over(),
             destination_took_over: self.destination.took_over,
-            undisturbed: !self.disturbed && !planned && !gave_up,
+            undisturbed: !self.disturbed && !planned && !self.source.gave_up,
         });
         debug_assert!(
             !self.source.alive || self.source.session.phase() == SourcePhase::Ended,
@@ -455,6 +454,7 @@ impl<'g> Pair<'g> {
         PairResult {
             outcome: self.source.finished,
             failure: self.source.session.failure().map(str::to_owned),
+            gave_up: self.source.gave_up,
             rounds,
             decisions,
             totals: self.source.session.totals(),

@@ -16,7 +16,7 @@ use crate::session::{
     Batch, SessionEvent, SourceAction, SourceConfig, SourceInput, SourcePhase, SourceSession,
 };
 use crate::units::{ChannelId, PageIndex, PageRun, RequestLoad, Throttle, Tick};
-use crate::wire::{Digest, Message, RoundCounts};
+use crate::wire::{AbortCode, Digest, Message, RoundCounts};
 
 /// What travels from source to destination.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -85,6 +85,8 @@ pub(super) struct SourceHost {
     pub(super) digest_due: bool,
     pub(super) finished: Option<Outcome>,
     pub(super) finished_at: Option<Tick>,
+    /// It ended by the policy's doing.
+    pub(super) gave_up: bool,
     /// When the last call to pause was made.
     pub(super) pause_began: Option<Tick>,
     /// What the guest said last about its requests.
@@ -119,6 +121,7 @@ impl SourceHost {
             digest_due: false,
             finished: None,
             finished_at: None,
+            gave_up: false,
             pause_began: None,
             requests: None,
             throttle: Throttle::NONE,
@@ -218,6 +221,7 @@ impl SourceHost {
     ) {
         match action {
             SourceAction::Send { channel, message } => {
+                self.gave_up |= matches!(&message, Message::Abort { code: AbortCode::Policy, .. });
                 self.jobs[channel.as_usize()].push_back(Job::Send(message));
             }
             SourceAction::OpenChannels { channels } => self.open_channels(now, channels),

@@ -127,6 +127,10 @@ pub struct PairResult {
     pub outcome: Option<Outcome>,
     /// Why it did not hand over.
     pub failure: Option<String>,
+    /// Whether that was the policy's doing: it gave up, or did not stop within
+    /// [`ROUNDS_MAX`](crate::limits::ROUNDS_MAX) rounds.
+    #[serde(skip)]
+    pub gave_up: bool,
     /// Round by round.
     pub rounds: Vec<RoundReport>,
     /// Decision by decision.

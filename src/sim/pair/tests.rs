@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::{Disturbance, Link, PairPlan, PairResult, run_guest};
+use super::{Disturbance, Link, NeverStop, PairPlan, PairResult, run_guest};
 use crate::bitmap::DenseBitmap;
-use crate::policy::PolicySpec;
+use crate::policy::{Observation, PolicySpec, StopPolicy, Verdict};
 use crate::region::RegionTable;
 use crate::report::Outcome;
 use crate::session::SourceConfig;
@@ -106,6 +106,52 @@ fn a_guest_that_stays_has_run_until_the_end() {
     assert_eq!((ran.resumed_at, last(&guest)), (None, ran.ended_at));
     assert_eq!(guest.calls.last().map(|c| c.1), Some(true));
     assert!(ran.ended_at > half_way);
+}
+
+/// Gives up in the pre-flight.
+#[derive(Clone, Debug)]
+struct Unwilling;
+
+impl StopPolicy for Unwilling {
+    fn name(&self) -> &'static str {
+        "unwilling"
+    }
+
+    fn judge(&mut self, _seen: &Observation) -> Verdict {
+        Verdict::stop("not reached")
+    }
+
+    fn preflight(&mut self, _seen: &Observation) -> Verdict {
+        Verdict::give_up("busy")
+    }
+
+    fn fork(&self) -> Box<dyn StopPolicy> {
+        Box::new(self.clone())
+    }
+}
+
+/// The flag hangs on no wording.
+#[test]
+fn who_gives_up_is_told_from_who_fails() {
+    let ran = |change: &dyn Fn(&mut PairPlan)| {
+        let ran = migrate(&mut Noted { writes_per_s: 500, ..Noted::default() }, |p| change(p));
+        (ran.outcome, ran.gave_up, ran.violations.len())
+    };
+    let kept = Some(Outcome::SourceKeepsRunning);
+    let never = |p: &mut PairPlan| {
+        p.strategy.stop = Box::new(NeverStop::new(Duration::from_secs(2)));
+    };
+    assert_eq!(ran(&never), (kept, true, 0));
+    let before = |p: &mut PairPlan| {
+        p.strategy.stop = Box::new(Unwilling);
+        p.source.preflight = Duration::from_secs(1);
+    };
+    assert_eq!(ran(&before), (kept, true, 0));
+    let cut = |p: &mut PairPlan| {
+        p.disturbances.push((START + Duration::from_millis(300), Disturbance::CutLink));
+    };
+    assert_eq!(ran(&cut), (kept, false, 0));
+    assert_eq!(ran(&|_| {}), (Some(Outcome::HandedOver), false, 0));
 }
 
 #[test]

@@ -296,13 +296,11 @@ fn began(result: &PairResult, preflight: Duration) -> Duration {
 /// A result in the tournament's words.
 fn told(result: &PairResult, preflight: Duration, longest: Duration) -> Run {
     let last = result.decisions.last();
-    let gave_up = last.is_some_and(|decision| matches!(decision.verdict, Verdict::GiveUp { .. }))
-        || result.failure.as_deref().is_some_and(|why| why.contains("policy gave up"));
     let late = last.is_some_and(|decision| decision.seen.elapsed >= longest);
     let ending = match result.outcome {
         Some(Outcome::HandedOver) if late => Ending::Forced,
         Some(Outcome::HandedOver) => Ending::Stopped,
-        _ if gave_up => Ending::GaveUp,
+        _ if result.gave_up => Ending::GaveUp,
         _ => Ending::Failed,
     };
     let reason = result.failure.clone();
