@@ -15,6 +15,7 @@ use lab::tournament::job;
 use lab::tournament::journal::Journal;
 use lab::tournament::plan::{self, Plan};
 use lab::tournament::play::{Played, play};
+use lab::tournament::record::{Ending, RunRecord};
 use lab::tournament::replay::Simulator;
 use lab::tournament::summary::summarize;
 use serde_json::json;
@@ -84,11 +85,29 @@ pub(crate) fn run(args: &TournamentArgs) -> anyhow::Result<Exit> {
             written.html.display()
         );
     }
+    let failed = told_failures(&played.runs);
     if stop.requests() > 0 {
         eprintln!("Interrupted; the same command goes on from here.");
         return Ok(Exit::Cancelled);
     }
-    Ok(Exit::Done)
+    Ok(if failed { Exit::Failed } else { Exit::Done })
+}
+
+/// Says how many runs failed, and why the first did. Whether any did.
+fn told_failures(runs: &[RunRecord]) -> bool {
+    let mut failed = runs.iter().filter(|run| run.ending == Ending::Failed);
+    let Some(first) = failed.next() else { return false };
+    eprintln!(
+        "{} of {} runs failed and count in no figure; the first: {} on {} over {}: {}. The column \
+         `reason` of runs.csv has all.",
+        failed.count() + 1,
+        runs.len(),
+        first.strategy,
+        first.trace,
+        first.link,
+        first.reason
+    );
+    true
 }
 
 /// The plan at a path and its traces.

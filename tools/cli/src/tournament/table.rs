@@ -17,13 +17,16 @@ fn scope_table(scope: &Scope, weights: &str) {
     let width = scope.rows.iter().map(|row| row.strategy.chars().count()).max().unwrap_or(0);
     let width = width.max("strategy".len());
     println!(
-        "  {:width$} {:>9} {:>9} {:>9} {:>5} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8}",
+        "  {:width$} {:>9} {:>9} {:>9} {:>5} {:>8} {:>6} {:>7} {:>6} {:>8} {:>8} {:>9} {:>8} {:>8}",
         "strategy",
         "J ms",
         "median ms",
         "p95 ms",
         "hits",
         "success",
+        "forced",
+        "gave up",
+        "failed",
         "time s",
         "GiB",
         "regret ms",
@@ -44,13 +47,17 @@ fn line(row: &Row, width: usize) {
     };
     let of = |spread: Option<Spread>, get: fn(&Spread) -> f64| real(spread.as_ref().map(get));
     println!(
-        "  {:width$} {:>9} {:>9} {:>9} {:>4.0}% {:>7.0}% {:>8} {:>8} {:>9} {:>8} {:>8}",
+        "  {:width$} {:>9} {:>9} {:>9} {:>4.0}% {:>7.0}% {:>6} {:>7} {:>6} {:>8} {:>8} {:>9} {:>8} \
+         {:>8}",
         row.strategy,
         real(row.cost_ms.map(|cost| cost.mean)),
         of(row.downtime_ms, |s| s.median),
         of(row.downtime_ms, |s| s.p95),
         row.hit_share * 100.0,
         row.success_share * 100.0,
+        row.forced,
+        row.gave_up,
+        row.failed,
         real(row.total_s),
         real(row.gib),
         of(row.regret_ms, |s| s.median),

@@ -96,6 +96,26 @@ fn runs_are_made_kept_and_the_same_on_any_number_of_threads() {
 }
 
 #[test]
+fn a_failed_run_is_told_and_fails_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (plan(folder.path(), PLAN), folder.path().join("out"));
+    let run = || precopy(&["tournament", text(&path), "--out", text(&out)]).assert();
+    run().success();
+    // As if the first had broken; finished runs are not repeated.
+    let journal = out.join("runs.jsonl");
+    let kept = fs::read_to_string(&journal).unwrap();
+    let broken = kept.replacen("\"ending\":\"stopped\"", "\"ending\":\"failed\"", 1);
+    assert_ne!(kept, broken);
+    fs::write(&journal, broken).unwrap();
+    let assert = run().code(1);
+    let errors = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    assert!(errors.contains("1 of 4 runs failed"), "{errors}");
+    let summary = json(&out.join("summary.json"));
+    let rows = summary["scopes"][0]["rows"].as_array().unwrap();
+    assert!(rows.iter().any(|row| row["failed"] == 1), "{rows:?}");
+}
+
+#[test]
 fn ctrl_c_writes_what_there_is_and_the_rest_comes_later() {
     let folder = tempfile::tempdir().unwrap();
     let path = plan(folder.path(), &PLAN.replacen("offsets = 2", "offsets = 4000", 1));

@@ -16,7 +16,7 @@ pub enum Ending {
     Forced,
     /// The strategy gave up: the guest stays.
     GaveUp,
-    /// Something broke. There must be none.
+    /// Something broke; the reason tells. It counts in no figure, and there must be none.
     Failed,
 }
 
@@ -37,7 +37,8 @@ impl Ending {
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Costs {
-    /// Of the run. A run that gave up costs what stopping at the longest time would have.
+    /// Of the run. A run that gave up costs what stopping at the longest time would have; one
+    /// that failed has no cost.
     pub run_ms: Option<f64>,
     /// O1: of the page-level clairvoyant.
     pub o1_ms: Option<f64>,

@@ -35,9 +35,14 @@ const CHANNELS: u8 = 2;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// The simulator found a rule broken: a fault of the engine.
-    #[error("The simulation broke a rule, which is a fault of the program: {0}")]
-    Broken(String),
+    /// An idle guest does not migrate: a fault of the engine.
+    #[error("An idle guest did not migrate over the link {link}, a fault of the program: {why}")]
+    Idle {
+        /// The link.
+        link: String,
+        /// What went wrong.
+        why: String,
+    },
     /// The guest's memory cannot be described.
     #[error("A guest of {pages} pages cannot be simulated")]
     Guest {
@@ -129,11 +134,7 @@ impl<'p> Simulator<'p> {
                 bandwidth_bytes_per_s: change.bandwidth_bytes_per_s,
             })
             .collect();
-        let result = run_guest(plan, &mut guest);
-        match result.violations.first() {
-            Some(violation) => Err(ReplayError::Broken(format!("{violation:?}"))),
-            None => Ok(result),
-        }
+        Ok(run_guest(plan, &mut guest))
     }
 
     fn o1(&self, case: &Case) -> Result<CostCurve, Refusal> {
@@ -168,6 +169,9 @@ impl Runner for Simulator<'_> {
         let never = NeverStop::new(longest);
         strategy.stop = Box::new(Unstopped { never, stop: strategy.stop });
         let result = self.migrate(case, entry, strategy, Some(SAMPLE))?;
+        if let Some(rule) = broken(&result) {
+            return Ok(Bounds { broken: Some(rule), ..Bounds::default() });
+        }
         let capacity = capacity(link)?;
         let began = Tick::ZERO + began(&result, Duration::from_secs_f64(entry.preflight_s));
         let points = result.curve.iter().filter(|point| point.at >= began);
@@ -183,7 +187,8 @@ impl Runner for Simulator<'_> {
                 downtime: capacity.time_for(at, residual_bytes)? + self.fixed[case.link],
             })
         });
-        Ok(Bounds { o1: self.o1(case)?, mechanism: CostCurve::new(points.collect()) })
+        let mechanism = CostCurve::new(points.collect());
+        Ok(Bounds { o1: self.o1(case)?, mechanism, broken: None })
     }
 
     fn run(&self, group: &Group, strategy: usize) -> Result<Run, Refusal> {
@@ -267,7 +272,14 @@ fn fixed_cost(plan: &Plan, link: &LinkSpec) -> Result<Duration, ReplayError> {
         Err(never) => match never {},
     };
     let result = run_guest(pair(plan, link, 1, strategy.build())?, &mut guest);
-    result.downtime.ok_or_else(|| ReplayError::Broken("an idle guest did not migrate".to_owned()))
+    let why = || result.failure.clone().unwrap_or_default();
+    result.downtime.ok_or_else(|| ReplayError::Idle { link: link.name.clone(), why: why() })
+}
+
+/// The rule that a run broke, if it did: a fault of the engine.
+fn broken(result: &PairResult) -> Option<String> {
+    let violation = result.violations.first()?;
+    Some(format!("A rule was broken, which is a fault of the program: {violation}"))
 }
 
 fn capacity(link: &LinkSpec) -> Result<Capacity, OracleError> {
@@ -295,15 +307,16 @@ fn began(result: &PairResult, preflight: Duration) -> Duration {
 
 /// A result in the tournament's words.
 fn told(result: &PairResult, preflight: Duration, longest: Duration) -> Run {
-    let last = result.decisions.last();
+    let (last, broken) = (result.decisions.last(), broken(result));
     let late = last.is_some_and(|decision| decision.seen.elapsed >= longest);
     let ending = match result.outcome {
+        _ if broken.is_some() => Ending::Failed,
         Some(Outcome::HandedOver) if late => Ending::Forced,
         Some(Outcome::HandedOver) => Ending::Stopped,
         _ if result.gave_up => Ending::GaveUp,
         _ => Ending::Failed,
     };
-    let reason = result.failure.clone();
+    let reason = broken.or_else(|| result.failure.clone());
     let reason = reason.or_else(|| last.map(|last| last.verdict.reason().to_owned()));
     let paused = result.rounds.iter().filter(|round| round.paused);
     let last_bytes: u64 = paused.map(|round| round.wire_bytes).sum();

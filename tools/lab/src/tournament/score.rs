@@ -12,12 +12,14 @@ use super::record::{Costs, Ending, RunRecord};
 
 /// What the oracles say of a case and a mechanism: every stop up to the longest time.
 #[derive(Clone, PartialEq, Debug, Default)]
-#[expect(clippy::exhaustive_structs, reason = "two of a kind")]
+#[expect(clippy::exhaustive_structs, reason = "plain data that a runner fills")]
 pub struct Bounds {
     /// O1.
     pub o1: CostCurve,
     /// The mechanism's own stops, for O2.
     pub mechanism: CostCurve,
+    /// Why the mechanism's own run does not count, if it failed: then no run of it counts.
+    pub broken: Option<String>,
 }
 
 /// How a run went, as the simulator tells.
@@ -51,9 +53,17 @@ pub fn record(
     inputs: &[Input],
     group: &Group,
     strategy: usize,
-    run: Run,
+    mut run: Run,
     bounds: &Bounds,
 ) -> RunRecord {
+    if let Some(why) = &bounds.broken {
+        (run.ending, run.reason) = (Ending::Failed, why.clone());
+    }
+    let failed = run.ending == Ending::Failed;
+    if failed {
+        // Something broke: none of its figures can be trusted.
+        run.downtime_ms = None;
+    }
     let (case, input) = (&group.case, &inputs[group.case.trace]);
     let link = &plan.links[case.link];
     let longest = Duration::from_secs_f64(plan.t_max_s);
@@ -65,7 +75,7 @@ pub fn record(
     let forced = bounds.mechanism.points().iter().rfind(|point| point.at <= longest).copied();
     let end = end(&run);
     // Who gives up has not migrated: that costs what it would have to be done by force.
-    let counted = end.or(forced);
+    let counted = end.or_else(|| forced.filter(|_| !failed));
     let costs = plan.weights.iter().map(|weights| {
         let weights = weights.oracle();
         let best = |curve: &CostCurve| Some(curve.best(&weights).ok()?.cost_ms(&weights));
@@ -80,7 +90,7 @@ pub fn record(
         let downtime_max = bounds.o1.points().first()?.downtime.as_secs_f64();
         let whole = bounds.o1.hypervolume(axis, max, downtime_max);
         let own = CostCurve::new(end.into_iter().collect());
-        (whole > 0.0).then(|| own.hypervolume(axis, max, downtime_max) / whole)
+        (whole > 0.0 && !failed).then(|| own.hypervolume(axis, max, downtime_max) / whole)
     };
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     RunRecord {

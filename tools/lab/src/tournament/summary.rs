@@ -319,7 +319,8 @@ fn tables(plan: &Plan, inputs: &[Input], runs: &[&RunRecord]) -> Vec<TraceTable>
     tables
 }
 
-/// All strategies that have runs, by mean J, then by name.
+/// All strategies that have runs, by mean J, then by name; those with failed runs last, because
+/// their figures lack cases that the others' have.
 fn rank(plan: &Plan, runs: &[&RunRecord]) -> Vec<Row> {
     let of = |entry: &Entry| -> Vec<&RunRecord> {
         runs.iter().copied().filter(|run| run.strategy == entry.name).collect()
@@ -333,7 +334,8 @@ fn rank(plan: &Plan, runs: &[&RunRecord]) -> Vec<Row> {
         .collect();
     rows.sort_by(|a, b| {
         let cost = |row: &Row| row.cost_ms.map_or(f64::INFINITY, |cost| cost.mean);
-        cost(a).total_cmp(&cost(b)).then_with(|| a.strategy.cmp(&b.strategy))
+        let failed = (a.failed > 0).cmp(&(b.failed > 0));
+        failed.then(cost(a).total_cmp(&cost(b))).then_with(|| a.strategy.cmp(&b.strategy))
     });
     rows
 }

@@ -83,7 +83,7 @@ impl Runner for MadeUp {
             let stop = |s: u32| stop(s, fixed + falling * scale / f64::from(1 + s));
             CostCurve::new((0..20).map(stop).collect())
         };
-        Ok(Bounds { o1: curve(20.0, 400.0), mechanism: curve(30.0, 900.0) })
+        Ok(Bounds { o1: curve(20.0, 400.0), mechanism: curve(30.0, 900.0), broken: None })
     }
 
     fn run(&self, group: &Group, strategy: usize) -> Result<Run, Refusal> {
@@ -212,6 +212,47 @@ fn rankings_pairs_and_those_who_give_up() {
     assert!((product - costs.ratio_o1().unwrap()).abs() < 1e-12);
     let shares = played.runs.iter().filter_map(|run| run.volume_time);
     assert!(shares.clone().all(|v| (0.0..=1.0).contains(&v)) && shares.count() == RUNS);
+}
+
+/// Over the slow link the mechanism breaks a rule; `better` fails in the first trace.
+struct Fragile(MadeUp);
+
+impl Runner for Fragile {
+    fn bounds(&self, group: &Group) -> Result<Bounds, Refusal> {
+        let broken = (group.case.link == 1).then(|| "a rule".to_owned());
+        Ok(Bounds { broken, ..self.0.bounds(group)? })
+    }
+
+    fn run(&self, group: &Group, strategy: usize) -> Result<Run, Refusal> {
+        let mut run = self.0.run(group, strategy)?;
+        if strategy == 1 && group.case.trace == 0 {
+            (run.ending, run.reason) = (Ending::Failed, "it broke".to_owned());
+        }
+        Ok(run)
+    }
+}
+
+#[test]
+fn runs_that_fail_end_nothing_and_count_in_no_figure() {
+    let plan = plan();
+    let inputs = inputs(&plan);
+    let runner = Fragile(MadeUp::default());
+    let played = play(&plan, &inputs, &runner, None, 2, &()).unwrap();
+    assert_eq!(played.runs.len(), RUNS);
+    let failed: Vec<_> = played.runs.iter().filter(|r| r.ending == Ending::Failed).collect();
+    assert_eq!(failed.len(), RUNS / 2 + 5);
+    assert!(failed.iter().all(|run| run.downtime_ms.is_none() && run.costs[0].run_ms.is_none()));
+    assert!(failed.iter().all(|run| run.volume_time.is_none()));
+    assert_eq!(failed.iter().filter(|run| run.reason == "a rule").count(), RUNS / 2);
+    let summary = summarize(&plan, &inputs, &played);
+    let fast = summary.scopes.iter().find(|s| s.link.as_deref() == Some("fast")).unwrap();
+    // `better` costs least where it did not fail.
+    let told: Vec<_> = fast.rows.iter().map(|r| (r.strategy.as_str(), r.failed)).collect();
+    assert_eq!(told, [("base", 0), ("hopeless", 0), ("better", 5)]);
+    let slow = summary.scopes.iter().find(|s| s.link.as_deref() == Some("slow")).unwrap();
+    assert!(slow.rows.iter().all(|row| row.cost_ms.is_none() && row.hit_share == 0.0));
+    let dir = tempfile::tempdir().unwrap();
+    crate::report::tournament::write(dir.path(), &summary, &played.runs).unwrap();
 }
 
 #[test]
