@@ -13,7 +13,10 @@ pub(crate) fn print(summary: &Summary) {
 
 fn scope_table(scope: &Scope, weights: &str) {
     let split = scope.split.name();
-    println!("{split} traces ({}), by mean cost J ({weights})", scope.traces);
+    println!(
+        "{split}: {} traces of {} recordings, by mean cost J ({weights})",
+        scope.traces, scope.recordings
+    );
     let width = scope.rows.iter().map(|row| row.strategy.chars().count()).max().unwrap_or(0);
     let width = width.max("strategy".len());
     println!(

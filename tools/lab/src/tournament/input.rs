@@ -111,7 +111,7 @@ pub struct Input {
     pub trace: MemoryTrace,
     /// Pages that hold something at the start of a migration.
     pub populated: Arc<DenseBitmap>,
-    /// Hash of everything that was replayed.
+    /// Hash of everything that is replayed, as recorded: the same at every speed.
     pub fingerprint: u64,
 }
 
@@ -287,6 +287,7 @@ pub(super) fn input(
         );
         return Err(InputError::Unusable { line: spec.line, name, why });
     }
+    let fingerprint = fingerprint(header, &ticks);
     let mut header = header.clone();
     header.tick = header.tick.div_f64(spec.speed);
     for tick in &mut ticks {
@@ -304,7 +305,6 @@ pub(super) fn input(
         let why = "it has no tick".to_owned();
         return Err(InputError::Unusable { line: spec.line, name, why });
     }
-    let fingerprint = fingerprint(&header, &ticks);
     let trace = MemoryTrace::new(header, ticks);
     let populated = Arc::new(populated(&trace));
     let (family, split, speed) = (spec.family.clone(), spec.split, spec.speed);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From runs to rankings: plain data, written as JSON as it is.
 //!
-//! A trace counts as much as any other in its scope, however many runs it has. Train and test
-//! traces never meet in one number.
+//! A recording counts as much as any other in its scope, however many runs it has and at however
+//! many speeds it is replayed. Train and test traces never meet in one number.
 #![expect(clippy::exhaustive_structs, reason = "rows of data; the schema's version tells")]
 
-use std::collections::BTreeMap;
+mod paired;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,8 @@ use super::input::Input;
 use super::plan::{Entry, LinkSpec, Plan, Split, Tuning, Weights};
 use super::play::Played;
 use super::record::{Costs, Ending, RunRecord};
-use crate::stats::{Interval, Sorted, bootstrap, holm, sign_flip};
+use crate::stats::{Interval, Sorted, bootstrap};
+use paired::{Recordings, comparisons};
 
 /// Version of the layout of `summary.json`.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -76,6 +77,8 @@ pub struct TraceFacts {
     pub split: Split,
     /// How much faster than recorded.
     pub speed: f64,
+    /// The first trace of the same recording: they depend on one another and count as one.
+    pub recording: String,
     /// Length at that speed.
     pub length_s: f64,
     /// Pages of the guest.
@@ -112,6 +115,8 @@ pub struct Scope {
     pub family: Option<String>,
     /// Traces in it.
     pub traces: usize,
+    /// Recordings that they are of: a trace at another speed is none of its own.
+    pub recordings: usize,
     /// Strategies, best first.
     pub rows: Vec<Row>,
     /// Each against the reference, in the order of the rows.
@@ -169,7 +174,7 @@ pub struct Row {
     pub hit_share: f64,
     /// Share of runs stopped by the strategy within the time.
     pub success_share: f64,
-    /// J under the first weights: mean over traces, 95 % interval over traces.
+    /// J under the first weights: mean over recordings, 95 % interval over recordings.
     pub cost_ms: Option<Interval>,
     /// Mean J under each set of weights.
     pub costs_ms: Vec<Option<f64>>,
@@ -196,9 +201,11 @@ pub struct Comparison {
     pub pairs: usize,
     /// Traces that they are of.
     pub traces: usize,
-    /// J less J of the reference, ms: mean over traces; below zero is better.
+    /// Recordings that these are of.
+    pub recordings: usize,
+    /// J less J of the reference, ms: mean over recordings; below zero is better.
     pub cost_ms: Interval,
-    /// Two-sided, by flipping signs of whole traces.
+    /// Two-sided, by flipping signs of whole recordings.
     pub p_value: f64,
     /// After Holm's correction for all strategies of the scope.
     pub p_holm: f64,
@@ -212,6 +219,7 @@ pub struct Comparison {
 #[must_use]
 pub fn summarize(plan: &Plan, inputs: &[Input], played: &Played) -> Summary {
     let runs: Vec<&RunRecord> = played.runs.iter().collect();
+    let recordings = Recordings::new(inputs);
     Summary {
         schema_version: SCHEMA_VERSION,
         title: plan.title.clone(),
@@ -228,19 +236,20 @@ pub fn summarize(plan: &Plan, inputs: &[Input], played: &Played) -> Summary {
         weights: plan.weights.clone(),
         links: plan.links.clone(),
         reference: plan.strategies[plan.reference].name.clone(),
-        traces: inputs.iter().map(trace_facts).collect(),
+        traces: inputs.iter().map(|input| trace_facts(input, &recordings)).collect(),
         strategies: plan.strategies.iter().map(strategy_facts).collect(),
-        scopes: scopes(plan, inputs, &runs),
-        tables: tables(plan, inputs, &runs),
+        scopes: scopes(plan, inputs, &recordings, &runs),
+        tables: tables(plan, inputs, &recordings, &runs),
     }
 }
 
-fn trace_facts(input: &Input) -> TraceFacts {
+fn trace_facts(input: &Input, recordings: &Recordings<'_>) -> TraceFacts {
     TraceFacts {
         name: input.name.clone(),
         family: input.family.clone(),
         split: input.split,
         speed: input.speed,
+        recording: recordings.of(&input.name).to_owned(),
         length_s: input.length().as_secs_f64(),
         pages: input.populated.len(),
         populated_pages: input.populated.count(),
@@ -266,17 +275,29 @@ fn strategy_facts(entry: &Entry) -> StrategyFacts {
     }
 }
 
-fn scopes(plan: &Plan, inputs: &[Input], runs: &[&RunRecord]) -> Vec<Scope> {
+fn scopes(
+    plan: &Plan,
+    inputs: &[Input],
+    recordings: &Recordings<'_>,
+    runs: &[&RunRecord],
+) -> Vec<Scope> {
+    let scope = |runs: &[&RunRecord], split, link, family| {
+        let traces = recordings.count(runs.iter().map(|run| run.trace.as_str()));
+        let rows = rank(plan, recordings, runs);
+        let comparisons = comparisons(plan, recordings, runs, &rows);
+        let (traces, recordings) = traces;
+        Scope { split, link, family, traces, recordings, rows, comparisons }
+    };
     let mut scopes = Vec::new();
     for split in Split::ALL {
         let of_split: Vec<&RunRecord> = runs.iter().copied().filter(|r| r.split == split).collect();
         if of_split.is_empty() {
             continue;
         }
-        scopes.push(scope(plan, &of_split, split, None, None));
+        scopes.push(scope(&of_split, split, None, None));
         for link in plan.links.iter().filter(|_| plan.links.len() > 1) {
             let runs: Vec<_> = of_split.iter().copied().filter(|r| r.link == link.name).collect();
-            scopes.push(scope(plan, &runs, split, Some(link.name.clone()), None));
+            scopes.push(scope(&runs, split, Some(link.name.clone()), None));
         }
         let mut families: Vec<&str> =
             inputs.iter().filter(|i| i.split == split).map(|i| i.family.as_str()).collect();
@@ -284,34 +305,24 @@ fn scopes(plan: &Plan, inputs: &[Input], runs: &[&RunRecord]) -> Vec<Scope> {
         families.dedup();
         for family in families.iter().filter(|_| families.len() > 1) {
             let runs: Vec<_> = of_split.iter().copied().filter(|r| r.family == *family).collect();
-            scopes.push(scope(plan, &runs, split, None, Some((*family).to_owned())));
+            scopes.push(scope(&runs, split, None, Some((*family).to_owned())));
         }
     }
     scopes
 }
 
-fn scope(
+fn tables(
     plan: &Plan,
+    inputs: &[Input],
+    recordings: &Recordings<'_>,
     runs: &[&RunRecord],
-    split: Split,
-    link: Option<String>,
-    family: Option<String>,
-) -> Scope {
-    let mut traces: Vec<&str> = runs.iter().map(|run| run.trace.as_str()).collect();
-    traces.sort_unstable();
-    traces.dedup();
-    let rows = rank(plan, runs);
-    let comparisons = comparisons(plan, runs, &rows);
-    Scope { split, link, family, traces: traces.len(), rows, comparisons }
-}
-
-fn tables(plan: &Plan, inputs: &[Input], runs: &[&RunRecord]) -> Vec<TraceTable> {
+) -> Vec<TraceTable> {
     let mut tables = Vec::new();
     for input in inputs {
         for link in &plan.links {
             let here = |run: &&RunRecord| run.trace == input.name && run.link == link.name;
             let runs: Vec<_> = runs.iter().copied().filter(here).collect();
-            let rows = rank(plan, &runs);
+            let rows = rank(plan, recordings, &runs);
             let (trace, link) = (input.name.clone(), link.name.clone());
             tables.push(TraceTable { trace, link, rows });
         }
@@ -321,7 +332,7 @@ fn tables(plan: &Plan, inputs: &[Input], runs: &[&RunRecord]) -> Vec<TraceTable>
 
 /// All strategies that have runs, by mean J, then by name; those with failed runs last, because
 /// their figures lack cases that the others' have.
-fn rank(plan: &Plan, runs: &[&RunRecord]) -> Vec<Row> {
+fn rank(plan: &Plan, recordings: &Recordings<'_>, runs: &[&RunRecord]) -> Vec<Row> {
     let of = |entry: &Entry| -> Vec<&RunRecord> {
         runs.iter().copied().filter(|run| run.strategy == entry.name).collect()
     };
@@ -330,7 +341,7 @@ fn rank(plan: &Plan, runs: &[&RunRecord]) -> Vec<Row> {
         .iter()
         .map(|entry| (entry, of(entry)))
         .filter(|(_, runs)| !runs.is_empty())
-        .map(|(entry, runs)| row(plan, &entry.name, &runs))
+        .map(|(entry, runs)| row(plan, recordings, &entry.name, &runs))
         .collect();
     rows.sort_by(|a, b| {
         let cost = |row: &Row| row.cost_ms.map_or(f64::INFINITY, |cost| cost.mean);
@@ -340,7 +351,7 @@ fn rank(plan: &Plan, runs: &[&RunRecord]) -> Vec<Row> {
     rows
 }
 
-fn row(plan: &Plan, strategy: &str, runs: &[&RunRecord]) -> Row {
+fn row(plan: &Plan, recordings: &Recordings<'_>, strategy: &str, runs: &[&RunRecord]) -> Row {
     let count = |ending| runs.iter().filter(|run| run.ending == ending).count();
     let share = |of: &dyn Fn(&RunRecord) -> bool| {
         runs.iter().filter(|run| of(run)).count() as f64 / runs.len().max(1) as f64
@@ -354,7 +365,7 @@ fn row(plan: &Plan, strategy: &str, runs: &[&RunRecord]) -> Row {
         runs.iter().filter_map(|run| run.costs.first().and_then(get)).collect()
     };
     let cost = |at: usize| {
-        by_trace(
+        recordings.means(
             runs.iter().filter_map(|run| Some((run.trace.as_str(), run.costs.get(at)?.run_ms?))),
         )
     };
@@ -400,75 +411,4 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 fn geometric(values: Vec<f64>) -> Option<f64> {
     mean(values.into_iter().filter(|value| *value > 0.0).map(f64::ln)).map(f64::exp)
-}
-
-/// The mean of each trace's values, by name of trace.
-fn by_trace<'r>(values: impl Iterator<Item = (&'r str, f64)>) -> Vec<f64> {
-    let mut traces: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-    for (trace, value) in values {
-        let (sum, count) = traces.entry(trace).or_default();
-        *sum += value;
-        *count += 1.0;
-    }
-    traces.into_values().map(|(sum, count)| sum / count).collect()
-}
-
-/// What two runs must have in common to be a pair.
-type PairKey<'r> = (&'r str, &'r str, u64, u64, bool);
-
-fn pair_key(run: &RunRecord) -> PairKey<'_> {
-    (&run.trace, &run.link, run.offset_ms.to_bits(), run.seed, run.worst_phase)
-}
-
-fn comparisons(plan: &Plan, runs: &[&RunRecord], rows: &[Row]) -> Vec<Comparison> {
-    let reference = plan.strategies[plan.reference].name.as_str();
-    let of = |name: &str| -> BTreeMap<PairKey<'_>, &RunRecord> {
-        runs.iter().filter(|r| r.strategy == name).map(|r| (pair_key(r), *r)).collect()
-    };
-    let base = of(reference);
-    let others = rows.iter().filter(|row| row.strategy != reference);
-    let mut all: Vec<Comparison> =
-        others.filter_map(|row| compare(&row.strategy, &of(&row.strategy), &base)).collect();
-    let corrected = holm(&all.iter().map(|c| c.p_value).collect::<Vec<_>>());
-    for (comparison, p_holm) in all.iter_mut().zip(corrected) {
-        comparison.p_holm = p_holm;
-    }
-    all
-}
-
-fn compare(
-    strategy: &str,
-    runs: &BTreeMap<PairKey<'_>, &RunRecord>,
-    base: &BTreeMap<PairKey<'_>, &RunRecord>,
-) -> Option<Comparison> {
-    let pairs: Vec<(&RunRecord, &RunRecord)> =
-        runs.iter().filter_map(|(key, run)| Some((*run, *base.get(key)?))).collect();
-    let cost = |run: &RunRecord| run.costs.first().and_then(|costs| costs.run_ms);
-    let differences: Vec<(&str, f64)> = pairs
-        .iter()
-        .filter_map(|(run, base)| Some((run.trace.as_str(), cost(run)? - cost(base)?)))
-        .collect();
-    let ratios = pairs.iter().filter_map(|(run, base)| {
-        let (own, theirs) = (run.downtime_ms?, base.downtime_ms?);
-        (own > 0.0 && theirs > 0.0).then(|| (run.trace.as_str(), (own / theirs).ln()))
-    });
-    let ratio = bootstrap(&by_trace(ratios), RESAMPLES, SEED).ok().map(|log| Interval {
-        mean: log.mean.exp(),
-        low: log.low.exp(),
-        high: log.high.exp(),
-    });
-    let clusters = by_trace(differences.iter().copied());
-    // Costs that differ by less than this are as good as equal.
-    let sign = |value: f64| if value.abs() < 1e-6 { 0.0 } else { -value.signum() };
-    let p_value = sign_flip(&clusters, SEED).ok()?;
-    Some(Comparison {
-        strategy: strategy.to_owned(),
-        pairs: differences.len(),
-        traces: clusters.len(),
-        cost_ms: bootstrap(&clusters, RESAMPLES, SEED).ok()?,
-        p_value,
-        p_holm: p_value,
-        downtime_ratio: ratio,
-        dominance: mean(by_trace(differences.iter().map(|(t, v)| (*t, sign(*v)))).into_iter())?,
-    })
 }

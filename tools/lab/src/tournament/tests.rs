@@ -256,6 +256,25 @@ fn runs_that_fail_end_nothing_and_count_in_no_figure() {
 }
 
 #[test]
+fn one_recording_at_two_speeds_is_one_sample() {
+    let plan = plan();
+    let mut inputs = inputs(&plan);
+    // The second trace is the first one at another speed.
+    (inputs[1].fingerprint, inputs[1].speed) = (inputs[0].fingerprint, 16.0);
+    let played = play(&plan, &inputs, &MadeUp::default(), None, 2, &()).unwrap();
+    let summary = summarize(&plan, &inputs, &played);
+    assert_eq!(summary.traces[1].recording, "trace-0");
+    let train = &summary.scopes[0];
+    assert_eq!((train.traces, train.recordings), (2, 1));
+    let base = train.rows.iter().find(|row| row.strategy == "base").unwrap();
+    let cost = base.cost_ms.unwrap();
+    assert!(cost.low == cost.mean && cost.mean == cost.high, "one sample has no spread: {cost:?}");
+    let better = train.comparisons.iter().find(|c| c.strategy == "better").unwrap();
+    assert_eq!((better.pairs, better.traces, better.recordings), (20, 2, 1));
+    assert!((better.p_value - 1.0).abs() < 1e-12, "one sample shows nothing: {}", better.p_value);
+}
+
+#[test]
 fn finished_runs_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("runs.jsonl");
@@ -346,12 +365,15 @@ fn speed_shrinks_time_and_keeps_pages() {
     let mut spec = plan.traces[0].clone();
     let real = super::input::load(&plan, Path::new(".")).unwrap();
     spec.speed = 16.0;
-    let fast = Plan { traces: vec![spec], ..plan };
-    let fast = super::input::load(&fast, Path::new(".")).unwrap();
+    let fast_plan = Plan { traces: vec![spec], ..plan };
+    let fast = super::input::load(&fast_plan, Path::new(".")).unwrap();
     let ratio = real[0].length().as_secs_f64() / fast[0].length().as_secs_f64();
     assert!((ratio - 16.0).abs() < 1e-6, "{ratio}");
     assert!((fast[0].reports_per_s() / real[0].reports_per_s() - 16.0).abs() < 0.01);
-    assert_ne!(real[0].fingerprint, fast[0].fingerprint);
+    assert_eq!(real[0].fingerprint, fast[0].fingerprint, "the same recording");
+    let case = super::job::groups(&fast_plan, &fast).remove(0).case;
+    let key = |inputs: &[Input]| super::job::key(&fast_plan, inputs, &case, 0);
+    assert_ne!(key(&real), key(&fast), "another run");
     // 5902 pages per second, as the recording's summary says.
     assert!((real[0].reports_per_s() - 5902.0).abs() < 10.0, "{}", real[0].reports_per_s());
 }

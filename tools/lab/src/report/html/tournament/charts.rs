@@ -40,7 +40,7 @@ fn whole(summary: &Summary) -> impl Iterator<Item = &Scope> {
 pub(super) fn forest(page: &mut Page, summary: &Summary) {
     let mut inside = vec![p(format!(
         "Each strategy against {}, over the same starts in the same traces. Bars are 95 % \
-         bootstrap intervals over traces; left of the line is better.",
+         bootstrap intervals over recordings; left of the line is better.",
         summary.reference
     ))];
     for scope in whole(summary).filter(|scope| !scope.comparisons.is_empty()) {

@@ -28,12 +28,14 @@ pub(super) fn method(page: &mut Page, summary: &Summary) {
            quantile. So to give up is never better than to be forced."),
         p(format!(
             "Statistics: differences are taken within pairs of the same trace, link and start; the \
-             trace is the unit, because starts within a trace depend on one another. Intervals: \
-             {RESAMPLES} bootstrap samples of whole traces, percentiles. p-values: signs of whole \
-             traces flipped, all combinations up to 16 traces; with n traces no p-value can be \
-             below 2 / 2^n, so few test traces cannot show more. Holm's correction is over all \
-             strategies of a table. Dominance (the effect size) is the share of pairs that are \
-             better less the share that are worse. CVaR 95 is the mean of the worst 5 % of runs."
+             recording is the unit, because starts within a recording depend on one another, at \
+             whatever speed it is replayed: its traces count as one sample, the mean of theirs. \
+             Intervals: {RESAMPLES} bootstrap samples of whole recordings, percentiles. p-values: \
+             signs of whole recordings flipped, all combinations up to 16; with n recordings no \
+             p-value can be below 2 / 2^n, so few test recordings cannot show more. Holm's \
+             correction is over all strategies of a table. Dominance (the effect size) is the \
+             share of pairs that are better less the share that are worse. CVaR 95 is the mean of \
+             the worst 5 % of runs."
         )),
         p("Hypervolume: the area that a run's point (or O1's front) dominates below the downtime \
            of an immediate stop and the longest time (the bytes that the link carries in it; that \

@@ -108,7 +108,7 @@ fn findings(page: &mut Page, summary: &Summary) {
             format!(" It costs {median} times the best stop of its own mechanism (p95 {p95}).")
         });
         let against = scope.comparisons.iter().find(|c| c.strategy == best.strategy);
-        let against = against.filter(|c| c.traces > 1).map_or_else(String::new, |c| {
+        let against = against.filter(|c| c.recordings > 1).map_or_else(String::new, |c| {
             format!(
                 " Against {}: {} ms of cost J on average (95 % interval {} to {}, p = {} after \
                  Holm).",

@@ -29,12 +29,14 @@ pub(super) fn rankings(page: &mut Page, summary: &Summary) {
     let weights = summary.weights.first().map_or("", |weights| weights.name.as_str());
     let mut inside = vec![p(format!(
         "By mean cost J = D + c_T T + c_X X + c_G G under the weights \u{201c}{weights}\u{201d}, \
-         in milliseconds of downtime; each trace counts the same, intervals are 95 % bootstrap \
-         intervals over traces. Oracles are not ranked. Parameters marked \u{201c}train\u{201d} \
-         were tuned on the train traces only, all others are as published by their source."
+         in milliseconds of downtime; each recording counts the same, intervals are 95 % \
+         bootstrap intervals over recordings. Oracles are not ranked. Parameters marked \
+         \u{201c}train\u{201d} were tuned on the train traces only, all others are as published by \
+         their source."
     ))];
     for scope in &summary.scopes {
-        let title = format!("{} ({} traces)", scope_name(scope), scope.traces);
+        let (traces, recordings) = (scope.traces, scope.recordings);
+        let title = format!("{} ({traces} traces of {recordings} recordings)", scope_name(scope));
         let tables = el("div").child(ranking(summary, &scope.rows)).child(against(summary, scope));
         if is_whole(scope) {
             inside.extend([text_el("h3", title), tables]);
@@ -114,7 +116,7 @@ fn against(summary: &Summary, scope: &Scope) -> Node {
             interval(comparison.downtime_ratio),
             number(sig(comparison.dominance)),
             number(count(comparison.pairs as u64)),
-            number(comparison.traces.to_string()),
+            number(format!("{} ({})", comparison.traces, comparison.recordings)),
         ]
     });
     let header = [
@@ -125,7 +127,7 @@ fn against(summary: &Summary, scope: &Scope) -> Node {
         "downtime ratio",
         "dominance",
         "pairs",
-        "traces",
+        "traces (recordings)",
     ];
     details(&format!("Against {}, pair by pair", summary.reference), table(&header, rows))
 }
@@ -163,6 +165,7 @@ pub(super) fn plan(page: &mut Page, summary: &Summary) {
             cell(t.family.as_str()),
             cell(t.split.name()),
             number(sig(t.speed)),
+            cell(if t.recording == t.name { "" } else { t.recording.as_str() }),
             number(sig(t.length_s)),
             number(count(t.pages)),
             number(count(t.populated_pages)),
@@ -191,6 +194,7 @@ pub(super) fn plan(page: &mut Page, summary: &Summary) {
                 "family",
                 "split",
                 "speed",
+                "same recording as",
                 "length, s",
                 "pages",
                 "populated",
