@@ -265,6 +265,8 @@ fn strategy_facts(entry: &Entry) -> StrategyFacts {
     }
     if entry.preflight_s > 0.0 {
         information.push("pre-migration history");
+        // A pre-flight is told the link's rate: nothing was sent yet that could be measured.
+        information.push("link rate");
     }
     StrategyFacts {
         name: entry.name.clone(),

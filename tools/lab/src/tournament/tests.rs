@@ -275,6 +275,16 @@ fn one_recording_at_two_speeds_is_one_sample() {
 }
 
 #[test]
+fn a_strategy_with_a_pre_flight_knows_the_link() {
+    let text = PLAN.replacen("use = \"xen\"", "use = \"xen\"\npreflight_s = 2", 1);
+    let plan = Plan::parse(&text).unwrap();
+    let none = Played { runs: Vec::new(), planned: 0, kept: 0 };
+    let told = summarize(&plan, &[], &none).strategies;
+    assert_eq!(told[0].information, "round totals");
+    assert_eq!(told[1].information, "round totals, pre-migration history, link rate");
+}
+
+#[test]
 fn finished_runs_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("runs.jsonl");
