@@ -86,6 +86,12 @@ pub(crate) fn run(args: &TournamentArgs) -> anyhow::Result<Exit> {
         );
     }
     let failed = told_failures(&played.runs);
+    if summary.counted < summary.finished {
+        eprintln!(
+            "The figures are of {} runs: those of starts at which every strategy has run.",
+            summary.counted
+        );
+    }
     if stop.requests() > 0 {
         eprintln!("Interrupted; the same command goes on from here.");
         return Ok(Exit::Cancelled);

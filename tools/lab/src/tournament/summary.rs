@@ -14,6 +14,7 @@ use super::plan::{Entry, LinkSpec, Plan, Split, Tuning, Weights};
 use super::play::Played;
 use super::record::{Costs, Ending, RunRecord};
 use crate::stats::{Interval, Sorted, bootstrap};
+pub use paired::complete;
 use paired::{Recordings, comparisons};
 
 /// Version of the layout of `summary.json`.
@@ -38,6 +39,8 @@ pub struct Summary {
     pub planned: usize,
     /// Runs that there are.
     pub finished: usize,
+    /// Runs that the figures are made of: see [`complete`].
+    pub counted: usize,
     /// Downtime that counts as a hit.
     pub budget_ms: f64,
     /// Longest migration.
@@ -218,7 +221,7 @@ pub struct Comparison {
 /// Sums a tournament up.
 #[must_use]
 pub fn summarize(plan: &Plan, inputs: &[Input], played: &Played) -> Summary {
-    let runs: Vec<&RunRecord> = played.runs.iter().collect();
+    let runs = complete(plan.strategies.len(), &played.runs);
     let recordings = Recordings::new(inputs);
     Summary {
         schema_version: SCHEMA_VERSION,
@@ -227,6 +230,7 @@ pub fn summarize(plan: &Plan, inputs: &[Input], played: &Played) -> Summary {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         planned: played.planned,
         finished: played.runs.len(),
+        counted: runs.len(),
         budget_ms: plan.budget_ms,
         t_max_s: plan.t_max_s,
         d0_ms: plan.d0_ms,

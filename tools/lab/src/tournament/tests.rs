@@ -275,6 +275,23 @@ fn one_recording_at_two_speeds_is_one_sample() {
 }
 
 #[test]
+fn a_ranking_is_of_starts_at_which_all_have_run() {
+    let plan = plan();
+    let inputs = inputs(&plan);
+    let mut played = play(&plan, &inputs, &MadeUp::default(), None, 2, &()).unwrap();
+    let first = played.runs.remove(0);
+    let summary = summarize(&plan, &inputs, &played);
+    assert_eq!((summary.finished, summary.counted), (RUNS - 1, RUNS - 3));
+    let (split, link) = (first.split, Some(first.link));
+    let scope = summary.scopes.iter().find(|s| s.split == split && s.link == link).unwrap();
+    assert!(scope.rows.iter().all(|row| row.runs == 9), "10 starts less the one that lacks a run");
+    let dir = tempfile::tempdir().unwrap();
+    let written = crate::report::tournament::write(dir.path(), &summary, &played.runs).unwrap();
+    let page = std::fs::read_to_string(written.html).unwrap();
+    assert!(page.contains("89 of 90 runs were made. Every number is of the 87 runs"));
+}
+
+#[test]
 fn a_strategy_with_a_pre_flight_knows_the_link() {
     let text = PLAN.replacen("use = \"xen\"", "use = \"xen\"\npreflight_s = 2", 1);
     let plan = Plan::parse(&text).unwrap();

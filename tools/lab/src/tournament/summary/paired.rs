@@ -64,6 +64,17 @@ fn pair_key(run: &RunRecord) -> PairKey<'_> {
     (&run.trace, &run.link, run.offset_ms.to_bits(), run.seed, run.worst_phase)
 }
 
+/// The runs of those starts at which each of so many strategies has run: of other starts some
+/// strategies lack the easy cases, some the hard ones, and a ranking would compare the two.
+#[must_use]
+pub fn complete(strategies: usize, runs: &[RunRecord]) -> Vec<&RunRecord> {
+    let mut counts: BTreeMap<PairKey<'_>, usize> = BTreeMap::new();
+    for run in runs {
+        *counts.entry(pair_key(run)).or_default() += 1;
+    }
+    runs.iter().filter(|run| counts.get(&pair_key(run)) == Some(&strategies)).collect()
+}
+
 pub(super) fn comparisons(
     plan: &Plan,
     recordings: &Recordings<'_>,

@@ -126,14 +126,15 @@ const AGAINST: [Against; 3] = [
 ];
 
 /// Downtime against time, bytes and guest loss.
-pub(super) fn pareto(page: &mut Page, summary: &Summary, runs: &[RunRecord]) {
+pub(super) fn pareto(page: &mut Page, summary: &Summary, runs: &[&RunRecord]) {
     let mut inside = vec![p("Medians over all runs of a split that handed over; bars reach from \
          the lower to the upper quartile of downtime. The line joins the strategies that no other \
          beats in both. The level of O1 is the median of the clairvoyant's shortest downtime, \
          with every page sent once. A tooltip gives the share of O1's hypervolume that a \
          strategy covers.")];
     for scope in whole(summary) {
-        let runs: Vec<&RunRecord> = runs.iter().filter(|run| run.split == scope.split).collect();
+        let mine = |run: &&RunRecord| run.split == scope.split;
+        let runs: Vec<&RunRecord> = runs.iter().copied().filter(mine).collect();
         for against in &AGAINST {
             let chart = scatter(summary, scope, &runs, against);
             let caption = format!("{}: {}.", scope_name(scope), against.title.to_lowercase());
@@ -263,7 +264,7 @@ pub(super) fn losses(page: &mut Page, summary: &Summary) {
 }
 
 /// Downtimes of each family as distribution functions.
-pub(super) fn distributions(page: &mut Page, summary: &Summary, runs: &[RunRecord]) {
+pub(super) fn distributions(page: &mut Page, summary: &Summary, runs: &[&RunRecord]) {
     let mut inside = vec![p(format!(
         "Share of runs with a downtime up to so many milliseconds, for each family of traces: the \
          {} best of the split and the reference, and O1. A run that did not hand over has none, \
@@ -286,8 +287,8 @@ pub(super) fn distributions(page: &mut Page, summary: &Summary, runs: &[RunRecor
         }
         inside.push(text_el("h3", scope_name(scope)));
         for (at, family) in families.iter().enumerate() {
-            let of: Vec<&RunRecord> =
-                runs.iter().filter(|r| r.split == scope.split && r.family == *family).collect();
+            let mine = |r: &&RunRecord| r.split == scope.split && r.family == *family;
+            let of: Vec<&RunRecord> = runs.iter().copied().filter(mine).collect();
             let id = format!("ecdf-{}-{at}", scope.split.name());
             if let Some(chart) = distribution(&id, &of, &shown) {
                 inside.push(page.figure(chart, format!("{}, {family}.", scope_name(scope))));

@@ -17,7 +17,7 @@ use super::super::markup::{Node, el, text_el};
 use super::document;
 use super::page::{Page, p};
 use crate::tournament::record::RunRecord;
-use crate::tournament::summary::{Scope, Summary};
+use crate::tournament::summary::{Scope, Summary, complete};
 
 /// Tables of runs larger than this are compressed before they go into the page.
 const PLAIN_BYTES_MAX: usize = 1 << 20;
@@ -33,9 +33,10 @@ pub(in super::super) fn render(
     findings(&mut page, summary);
     tables::rankings(&mut page, summary);
     charts::forest(&mut page, summary);
-    charts::pareto(&mut page, summary, runs);
+    let counted = complete(summary.strategies.len(), runs);
+    charts::pareto(&mut page, summary, &counted);
     charts::losses(&mut page, summary);
-    charts::distributions(&mut page, summary, runs);
+    charts::distributions(&mut page, summary, &counted);
     tables::traces(&mut page, summary);
     tables::plan(&mut page, summary);
     downloads(&mut page, summary, csv, json)?;
@@ -47,9 +48,11 @@ fn header(summary: &Summary) -> Node {
     let mut header = el("header").child(text_el("h1", summary.title.as_str()));
     if summary.finished < summary.planned {
         let told = format!(
-            "{} of {} runs were made; the rest is missing from every number.",
+            "{} of {} runs were made. Every number is of the {} runs of those starts at which \
+             each strategy has run; the other starts are missing.",
             count(summary.finished as u64),
-            count(summary.planned as u64)
+            count(summary.planned as u64),
+            count(summary.counted as u64)
         );
         header = header.child(
             el("div")
