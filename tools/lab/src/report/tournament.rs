@@ -32,8 +32,18 @@ pub struct Written {
 /// and the page last.
 ///
 /// # Errors
-/// A folder or file that cannot be written, or a page larger than [`MAX_HTML_BYTES`].
+/// A folder or file that cannot be written, or a page larger than [`MAX_HTML_BYTES`]: the other
+/// files are there then.
 pub fn write(dir: &Path, summary: &Summary, runs: &[RunRecord]) -> Result<Written, ReportError> {
+    write_up_to(MAX_HTML_BYTES, dir, summary, runs)
+}
+
+fn write_up_to(
+    max: usize,
+    dir: &Path,
+    summary: &Summary,
+    runs: &[RunRecord],
+) -> Result<Written, ReportError> {
     fs::create_dir_all(dir)
         .map_err(|source| ReportError::Folder { path: dir.to_owned(), source })?;
     let encode = |name| move |source| ReportError::Encode { name, source };
@@ -43,12 +53,35 @@ pub fn write(dir: &Path, summary: &Summary, runs: &[RunRecord]) -> Result<Writte
     let json =
         serde_json::to_vec_pretty(summary).map_err(|error| encode("summary.json")(error.into()))?;
     let page = render(summary, runs, &csv, &json).map_err(encode("report.html"))?;
-    if page.len() > MAX_HTML_BYTES {
-        return Err(ReportError::TooLarge { bytes: page.len() });
-    }
+    // Hours of runs are in these: they come before the page is found to be too large.
     let csv = put(dir, "runs.csv", &csv)?;
     let parquet = (!parquet.is_empty()).then(|| put(dir, "runs.parquet", &parquet)).transpose()?;
     let json = put(dir, "summary.json", &json)?;
+    if page.len() > max {
+        let cure = "fewer runs in one tournament make it smaller; runs.csv, runs.parquet and \
+                    summary.json beside it have everything";
+        return Err(ReportError::TooLarge { bytes: page.len(), max, cure });
+    }
     let html = put(dir, "report.html", page.as_bytes())?;
     Ok(Written { html, json, csv, parquet })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tournament::plan::{EXAMPLE, Plan};
+    use crate::tournament::play::Played;
+    use crate::tournament::summary::summarize;
+
+    #[test]
+    fn a_page_that_is_too_large_leaves_the_data() {
+        let plan = Plan::parse(EXAMPLE).unwrap();
+        let none = Played { runs: Vec::new(), planned: 0, kept: 0 };
+        let dir = tempfile::tempdir().unwrap();
+        let error = write_up_to(1000, dir.path(), &summarize(&plan, &[], &none), &[]).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("more than 1000: fewer runs in one tournament"), "{told}");
+        assert!(dir.path().join("summary.json").is_file() && dir.path().join("runs.csv").is_file());
+        assert!(!dir.path().join("report.html").exists());
+    }
 }

@@ -50,13 +50,14 @@ pub enum ReportError {
         source: io::Error,
     },
     /// The page is larger than it may be.
-    #[error(
-        "report.html would have {bytes} bytes, more than {MAX_HTML_BYTES}: fewer policies, \
-         predictions, checks or parameters in one report make it smaller"
-    )]
+    #[error("report.html would have {bytes} bytes, more than {max}: {cure}")]
     TooLarge {
         /// What it would have.
         bytes: usize,
+        /// What it may have.
+        max: usize,
+        /// What makes it smaller.
+        cure: &'static str,
     },
 }
 
@@ -98,7 +99,9 @@ pub fn write(dir: &Path, report: &Report) -> Result<Written, ReportError> {
     // Everything is made before the first byte is written.
     let page = html::render(&report, &claims);
     if page.len() > MAX_HTML_BYTES {
-        return Err(ReportError::TooLarge { bytes: page.len() });
+        let cure =
+            "fewer policies, predictions, checks or parameters in one report make it smaller";
+        return Err(ReportError::TooLarge { bytes: page.len(), max: MAX_HTML_BYTES, cure });
     }
     let json = serde_json::to_vec(&Document { report: &report, claims: &claims })
         .map_err(|error| ReportError::Encode { name: "report.json", source: error.into() })?;
