@@ -37,7 +37,7 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn the_example_is_printed_and_sound() {
+fn plans_are_printed_and_sound_wherever_they_lie() {
     let folder = tempfile::tempdir().unwrap();
     let assert = precopy(&["tournament", "--print-plan"]).assert().success();
     let printed = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
@@ -45,10 +45,13 @@ fn the_example_is_printed_and_sound() {
     let assert = precopy(&["tournament", text(&path), "--check"]).assert().success();
     let told = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
     // Traces x strategies x links x (offsets and the worst phase).
-    assert!(told.contains("2 traces, 2 strategies, 2 links, 40 runs"), "{told}");
+    assert!(told.contains("3 traces, 2 strategies, 2 links, 60 runs"), "{told}");
     let assert = precopy(&["tournament", text(&path), "--check", "--quick", "--json"]).assert();
     let told: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
-    assert_eq!((&told["runs"], &told["links"]), (&12.into(), &serde_json::json!(["1 Gb/s"])));
+    assert_eq!((&told["runs"], &told["links"]), (&18.into(), &serde_json::json!(["1 Gb/s"])));
+    let assert = precopy(&["tournament", "--print-plan", "quick"]).assert().success();
+    let path = plan(folder.path(), &String::from_utf8_lossy(&assert.get_output().stdout));
+    precopy(&["tournament", text(&path), "--check"]).assert().success();
     precopy(&["tournament", "--print-plan", "standard"]).assert().success();
 }
 

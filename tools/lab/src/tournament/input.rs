@@ -15,7 +15,7 @@ use precopy::trace::{MemoryTrace, TickSource as _, Trace as _, TraceFile, TraceH
 use precopy::units::{PageRun, PageSize, Tick};
 
 use super::plan::{Origin, Plan, Split, Synth, TraceSpec};
-use crate::traces::{Limits, Recording, TextReader, TraceError, decompress};
+use crate::traces::{Limits, Shipped, TextReader, TraceError, decompress};
 
 /// Tick of synthetic traces.
 const SYNTH_TICK: Duration = Duration::from_millis(10);
@@ -209,9 +209,9 @@ fn stem(path: &Path) -> String {
     bare.unwrap_or(name)
 }
 
-fn shipped(spec: &TraceSpec, recording: Recording) -> Result<Input, InputError> {
-    let name = spec.name.clone().unwrap_or_else(|| recording.name().to_owned());
-    text(spec, recording.bytes(), name)
+fn shipped(spec: &TraceSpec, recording: Shipped) -> Result<Input, InputError> {
+    let name = spec.name.clone().unwrap_or_else(|| recording.name.to_owned());
+    text(spec, recording.bytes, name)
 }
 
 fn synthetic(spec: &TraceSpec, guest: &Synth) -> Result<Input, InputError> {

@@ -25,6 +25,6 @@ pub use precopy::trace::text::{
 };
 pub use profile::{ContentShares, Dispersion, HotShare, Profile, Rate, WindowPages};
 pub use reader::{Unzstd, compressed, decompress};
-pub use shipped::Recording;
+pub use shipped::{Recording, SHIPPED, Shipped};
 pub use trace::Trace;
 pub use working_set::{OpsClock, WorkingSet};

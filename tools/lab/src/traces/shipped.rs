@@ -7,6 +7,43 @@ use super::{Companion, Limits, OpsClock, Trace, TraceError};
 /// mean of 5 s, cut at 25 s (workload.md, 1.2).
 const CYCLE_S: f64 = 4.966;
 
+/// A trace that comes with this crate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Shipped {
+    /// Name of its file.
+    pub name: &'static str,
+    /// The file: text, compressed.
+    pub bytes: &'static [u8],
+}
+
+/// Takes each from its file.
+macro_rules! shipped {
+    ($($name:literal),* $(,)?) => {
+        [$(Shipped {
+            name: $name,
+            bytes: include_bytes!(concat!("../../traces/", $name, ".trace.zst")),
+        }),*]
+    };
+}
+
+/// Every trace that comes with this crate: what plans call a `recording`.
+pub static SHIPPED: [Shipped; 13] = shipped![
+    "web-20",
+    "web-50",
+    "olio-processes-100",
+    "olio-processes-300",
+    "olio-processes-600",
+    "web-idle",
+    "web-50-flash-contended",
+    "db-50",
+    "redis-95-5",
+    "memcached-95-5",
+    "compile",
+    "hog-write64",
+    "boot",
+];
+
 /// A recording of the real Olio.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
@@ -61,13 +98,8 @@ impl Recording {
     /// The compressed trace.
     #[must_use]
     pub fn bytes(self) -> &'static [u8] {
-        match self {
-            Self::Web20 => include_bytes!("../../traces/web-20.trace.zst"),
-            Self::Web50 => include_bytes!("../../traces/web-50.trace.zst"),
-            Self::Processes100 => include_bytes!("../../traces/olio-processes-100.trace.zst"),
-            Self::Processes300 => include_bytes!("../../traces/olio-processes-300.trace.zst"),
-            Self::Processes600 => include_bytes!("../../traces/olio-processes-600.trace.zst"),
-        }
+        // In the order of `SHIPPED`, which begins with these.
+        SHIPPED[self as usize].bytes
     }
 
     fn companion_bytes(self) -> Option<&'static [u8]> {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::PlanError;
 
-use crate::traces::Recording;
+use crate::traces::Shipped;
 
 /// A plan with every key and what it means.
 pub const EXAMPLE: &str = include_str!("../../../plans/example.toml");
@@ -86,7 +86,7 @@ pub enum Origin {
     /// Every trace of a folder, by name; relative to the plan's folder.
     Folder(PathBuf),
     /// One that comes with the program.
-    Recording(Recording),
+    Recording(Shipped),
     /// A synthetic guest.
     Synth(Synth),
 }

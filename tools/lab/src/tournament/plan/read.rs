@@ -15,7 +15,7 @@ use super::{
     SEEDS_MAX, STRATEGIES_MAX, SYNTH_MIB_MAX, SYNTH_S_MAX, Split, Synth, TRACES_MAX, TraceSpec,
     Tuning, WEIGHTS_MAX, Weights,
 };
-use crate::traces::Recording;
+use crate::traces::SHIPPED;
 
 const ROOT: &[&str] = &[
     "title",
@@ -133,7 +133,7 @@ fn trace(table: &Table<'_>) -> Result<TraceSpec, PlanError> {
         ["file"] => table.text("file")?.map(|(path, _)| Origin::File(PathBuf::from(path))),
         ["folder"] => table.text("folder")?.map(|(path, _)| Origin::Folder(PathBuf::from(path))),
         ["recording"] => {
-            let names = Recording::ALL.map(|recording| (recording.name(), recording));
+            let names = SHIPPED.map(|shipped| (shipped.name, shipped));
             table.choice("recording", &names)?.map(Origin::Recording)
         }
         ["synth"] => synth(table)?.map(Origin::Synth),
