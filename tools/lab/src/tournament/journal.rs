@@ -2,7 +2,7 @@
 //! Finished runs on disk, one a line, so that a tournament that was killed goes on.
 //!
 //! A line is `{"key":"...","run":{...}}`. The key names a run by everything that decides how it
-//! goes, the program's build included; a line that is cut off or of another build is passed over.
+//! goes, the program's build first; a line that is cut off or of another build is passed over.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -80,19 +80,25 @@ impl Journal {
         let mut file = open.map_err(error)?;
         let mut hasher = DefaultHasher::new();
         build.hash(&mut hasher);
-        let (finished, passed_over) = read(&mut file).map_err(error)?;
-        let (path, build) = (path.to_owned(), hasher.finish());
-        Ok(Self { path, file: Mutex::new(file), build, finished, passed_over })
+        let build = hasher.finish();
+        let (finished, passed_over) = read(&mut file, build).map_err(error)?;
+        Ok(Self { path: path.to_owned(), file: Mutex::new(file), build, finished, passed_over })
     }
 
     fn name(&self, key: u64) -> String {
-        format!("{:016x}{key:016x}", self.build)
+        format!("{}{key:016x}", prefix(self.build))
     }
 
     /// The run of this key, if it is finished.
     #[must_use]
     pub fn get(&self, key: u64) -> Option<&RunRecord> {
         self.finished.get(&self.name(key))
+    }
+
+    /// Runs of this build that were there when it was opened.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.finished.len()
     }
 
     /// Lines that could not be read.
@@ -122,8 +128,15 @@ impl Journal {
     }
 }
 
-/// All whole lines; how many others there are. Ends the last line if it was cut off.
-fn read(file: &mut File) -> io::Result<(BTreeMap<String, RunRecord>, usize)> {
+/// How the keys of a build begin.
+fn prefix(build: u64) -> String {
+    format!("{build:016x}")
+}
+
+/// All whole lines of a build, and how many lines are damaged. Lines of other builds are not
+/// kept: a folder that is used for weeks holds many. Ends the last line if it was cut off.
+fn read(file: &mut File, build: u64) -> io::Result<(BTreeMap<String, RunRecord>, usize)> {
+    let build = prefix(build);
     let (mut finished, mut passed_over, mut cut) = (BTreeMap::new(), 0, false);
     file.seek(SeekFrom::Start(0))?;
     let mut reader = BufReader::new(&mut *file);
@@ -135,7 +148,10 @@ fn read(file: &mut File) -> io::Result<(BTreeMap<String, RunRecord>, usize)> {
         }
         cut = text.last() != Some(&b'\n');
         match serde_json::from_slice::<Entry>(&text) {
-            Ok(line) => drop(finished.insert(line.key, line.run)),
+            Ok(line) if line.key.starts_with(&build) => {
+                finished.insert(line.key, line.run);
+            }
+            Ok(_) => {}
             Err(_) => passed_over += 1,
         }
     }

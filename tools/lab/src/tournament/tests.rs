@@ -323,7 +323,9 @@ fn finished_runs_are_kept() {
     let runner = MadeUp::default();
     assert_eq!(played(1, Some(&Journal::open(&path, "a").unwrap()), &runner).0, first.0);
     assert_eq!(runner.0.load(Ordering::Relaxed), 0);
-    played(1, Some(&Journal::open(&path, "b").unwrap()), &runner);
+    let other = Journal::open(&path, "b").unwrap();
+    assert_eq!(other.kept(), 0, "runs of another build stay on disk");
+    played(1, Some(&other), &runner);
     assert_eq!(runner.0.load(Ordering::Relaxed), RUNS);
 }
 
