@@ -62,9 +62,9 @@ pub struct Simulator<'p> {
     inputs: &'p [Input],
     /// What a stop costs apart from the residual, for each link.
     fixed: Vec<Duration>,
-    /// O1 of the case that was asked for last, for each trace: groups of a case follow each
-    /// other, and all need it.
-    clairvoyant: Mutex<BTreeMap<usize, (Case, CostCurve)>>,
+    /// O1 of the case that was asked for last, for each trace, and how late it began: groups of a
+    /// case follow each other, and most need the same.
+    clairvoyant: Mutex<BTreeMap<usize, (Case, f64, CostCurve)>>,
     /// Strategies that no plan can name, by the name of the plan's entry.
     own: BTreeMap<String, Factory<'p>>,
 }
@@ -137,9 +137,13 @@ impl<'p> Simulator<'p> {
         Ok(run_guest(plan, &mut guest))
     }
 
-    fn o1(&self, case: &Case) -> Result<CostCurve, Refusal> {
-        let known = |all: &BTreeMap<usize, (Case, CostCurve)>| {
-            all.get(&case.trace).filter(|(of, _)| of == case).map(|(_, curve)| curve.clone())
+    /// O1 of a case whose first page is sent so many seconds later than the case says.
+    fn o1(&self, case: &Case, late_s: f64) -> Result<CostCurve, Refusal> {
+        let same = |(of, late, _): &&(Case, f64, CostCurve)| {
+            of == case && late.to_bits() == late_s.to_bits()
+        };
+        let known = |all: &BTreeMap<usize, (Case, f64, CostCurve)>| {
+            all.get(&case.trace).filter(same).map(|(.., curve)| curve.clone())
         };
         let lock = || self.clairvoyant.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(curve) = known(&lock()) {
@@ -147,14 +151,16 @@ impl<'p> Simulator<'p> {
         }
         let (input, link) = (&self.inputs[case.trace], &self.plan.links[case.link]);
         let longest = Duration::from_secs_f64(self.plan.t_max_s);
-        let mut setting = ClairvoyantSetting::new(capacity(link)?, longest);
+        let mut setting = ClairvoyantSetting::new(capacity(link, late_s)?, longest);
         setting.page_wire_bytes = PAGE_WIRE_BYTES;
         setting.fixed_downtime = self.fixed[case.link];
-        setting.offset = Tick::ZERO + case.offset;
+        let length = input.length().as_secs_f64().max(1e-9);
+        let begins = (case.offset.as_secs_f64() + late_s).rem_euclid(length);
+        setting.offset = Tick::ZERO + Duration::from_secs_f64(begins);
         setting.populated = Some(input.populated.runs().collect());
         setting.release = Release::TickStart;
         let curve = clairvoyant_curve(&mut input.trace.clone(), &setting)?;
-        lock().insert(case.trace, (case.clone(), curve.clone()));
+        lock().insert(case.trace, (case.clone(), late_s, curve.clone()));
         Ok(curve)
     }
 }
@@ -172,8 +178,10 @@ impl Runner for Simulator<'_> {
         if let Some(rule) = broken(&result) {
             return Ok(Bounds { broken: Some(rule), ..Bounds::default() });
         }
-        let capacity = capacity(link)?;
-        let began = Tick::ZERO + began(&result, Duration::from_secs_f64(entry.preflight_s));
+        let began = began(&result, Duration::from_secs_f64(entry.preflight_s));
+        // A pre-flight ends with a harvest, or as soon as its policy knows enough.
+        let late_s = began.as_secs_f64() - entry.preflight_s;
+        let (capacity, began) = (capacity(link, late_s)?, Tick::ZERO + began);
         let points = result.curve.iter().filter(|point| point.at >= began);
         let points = points.filter_map(|point| {
             let at = point.at.since(began);
@@ -188,7 +196,7 @@ impl Runner for Simulator<'_> {
             })
         });
         let mechanism = CostCurve::new(points.collect());
-        Ok(Bounds { o1: self.o1(case)?, mechanism, broken: None })
+        Ok(Bounds { o1: self.o1(case, late_s)?, mechanism, broken: None })
     }
 
     fn run(&self, group: &Group, strategy: usize) -> Result<Run, Refusal> {
@@ -216,6 +224,13 @@ impl StopPolicy for Unstopped {
 
     fn judge(&mut self, seen: &Observation) -> Verdict {
         self.never.judge(seen)
+    }
+
+    fn preflight(&mut self, seen: &Observation) -> Verdict {
+        match self.stop.preflight(seen) {
+            Verdict::GiveUp { reason } => Verdict::go_on(reason),
+            verdict => verdict,
+        }
     }
 
     fn skips_redirtied(&self, round: u32) -> bool {
@@ -282,10 +297,12 @@ fn broken(result: &PairResult) -> Option<String> {
     Some(format!("A rule was broken, which is a fault of the program: {violation}"))
 }
 
-fn capacity(link: &LinkSpec) -> Result<Capacity, OracleError> {
+/// The link as a migration finds it that begins so many seconds late.
+fn capacity(link: &LinkSpec, late_s: f64) -> Result<Capacity, OracleError> {
     let mut steps = vec![(Duration::ZERO, link.bandwidth_bytes_per_s)];
     for change in &link.changes {
-        let step = (Duration::from_secs_f64(change.at_s), change.bandwidth_bytes_per_s);
+        let at_s = (change.at_s - late_s).max(0.0);
+        let step = (Duration::from_secs_f64(at_s), change.bandwidth_bytes_per_s);
         match steps.last_mut() {
             Some(last) if last.0 == step.0 => *last = step,
             _ => steps.push(step),
@@ -335,5 +352,95 @@ fn told(result: &PairResult, preflight: Duration, longest: Duration) -> Run {
         decisions: result.decisions.len() as u64,
         guest_loss_ms: ms(result.guest_lost),
         log_hash: result.log_hash,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use precopy::units::{PageIndex, PageRun};
+
+    use super::super::{input::input, job};
+    use super::*;
+
+    /// Knows enough at the first harvest of a pre-flight, and stops after a second.
+    #[derive(Clone, Debug)]
+    struct Hasty;
+
+    impl StopPolicy for Hasty {
+        fn name(&self) -> &'static str {
+            "hasty"
+        }
+
+        fn judge(&mut self, seen: &Observation) -> Verdict {
+            if seen.elapsed < Duration::from_secs(1) {
+                return Verdict::go_on("early");
+            }
+            Verdict::stop("a second")
+        }
+
+        fn preflight(&mut self, _seen: &Observation) -> Verdict {
+            Verdict::stop("enough is known")
+        }
+
+        fn fork(&self) -> Box<dyn StopPolicy> {
+            Box::new(self.clone())
+        }
+    }
+
+    const PLAN: &str = "
+offsets = 1
+worst_phase = false
+t_max_s = 3
+[[trace]]
+recording = \"web-20\"
+family = \"web\"
+split = \"train\"
+[[strategy]]
+name = \"own\"
+use = \"stop-at-once\"
+preflight_s = 2
+[[link]]
+name = \"slow\"
+bandwidth_bytes_per_s = 8e6
+changes = [{ at_s = 1.5, bandwidth_bytes_per_s = 5e6 }]
+";
+
+    #[test]
+    fn the_oracles_begin_when_the_migration_does() {
+        let plan = Plan::parse(PLAN).unwrap();
+        let tick = |at: u64| {
+            let pages = if at % 500 > 200 { 30 } else { 1 };
+            let run = PageRun::new(PageIndex::new(at * 37 % 900), pages);
+            TraceTick::new(Tick::from_nanos((at + 1) * 10_000_000), vec![run])
+        };
+        let header = TraceHeader::new(1000, "made up");
+        let ticks = (0..500).map(tick).collect();
+        let inputs = [input(&plan.traces[0], "tiny".to_owned(), &header, ticks).unwrap()];
+        let own = || Strategy::new(Box::new(Hasty));
+        let simulator = Simulator::new(&plan, &inputs).unwrap().with_own("own", own);
+        let group = job::groups(&plan, &inputs).remove(0);
+        let bounds = simulator.bounds(&group).unwrap();
+        let ran = simulator.migrate(&group.case, &plan.strategies[0], own(), None).unwrap();
+        let began = began(&ran, Duration::from_secs(2));
+        assert!(began < Duration::from_secs(1), "{began:?}");
+        // As for one that begins there without a pre-flight, over the link as it is then.
+        let early_s = 2.0 - began.as_secs_f64();
+        let mut plain = plan.clone();
+        plain.strategies[0].preflight_s = 0.0;
+        plain.links[0].changes[0].at_s += early_s;
+        let plain_simulator = Simulator::new(&plain, &inputs).unwrap().with_own("own", own);
+        let mut there = group.clone();
+        let begins = (group.case.offset.as_secs_f64() - early_s).rem_euclid(5.0);
+        there.case.offset = Duration::from_secs_f64(begins);
+        let expected = plain_simulator.bounds(&there).unwrap();
+        let downtimes = |curve: &CostCurve| -> Vec<f64> {
+            curve.points().iter().map(|point| point.downtime.as_secs_f64()).collect()
+        };
+        let (o1, expected_o1) = (downtimes(&bounds.o1), downtimes(&expected.o1));
+        assert_eq!(o1.len(), expected_o1.len());
+        assert!(o1.iter().zip(&expected_o1).all(|(a, b)| (a - b).abs() < 1e-6));
+        // The mechanism too ran for all of the time.
+        let last = bounds.mechanism.points().last().unwrap();
+        assert!(last.at > Duration::from_millis(2900), "{:?}", last.at);
     }
 }
