@@ -9,7 +9,7 @@ use lab::traces::Companion;
 use precopy::trace::{TraceHeader, TraceTick, TraceWriter, Written};
 use precopy::units::Tick;
 
-use super::file::Nothing;
+use super::file::{Nothing, Whole};
 use super::open::AnyText;
 use super::{file, open};
 use crate::args::ImportArgs;
@@ -24,10 +24,10 @@ pub(super) fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
     });
     let companion = companion.transpose()?;
     let text = open::text(&args.from)?;
-    let sink = file::create(&args.to, args.file.force)?;
-    let written = import(args, text, companion.as_ref(), sink)
-        .with_context(|| format!("Could not import {}", args.from.display()));
-    let written = file::discard_if_failed(written, &args.to)?;
+    let mut whole = Whole::new(&args.to, args.file.force, Some(&args.from))?;
+    let written = import(args, text, companion.as_ref(), whole.sink())
+        .with_context(|| format!("Could not import {}", args.from.display()))?;
+    whole.keep()?;
     file::say(&args.to, written, Nothing {}, args.json)?;
     Ok(Exit::Done)
 }

@@ -8,9 +8,9 @@ use anyhow::Context;
 use precopy::trace::salvage;
 use serde::Serialize;
 
-use super::file;
+use super::file::{self, Whole};
 use crate::args::SalvageArgs;
-use crate::exit::{Exit, usage};
+use crate::exit::Exit;
 
 #[derive(Debug, Serialize)]
 struct Found {
@@ -27,13 +27,10 @@ pub(super) fn run(args: &SalvageArgs) -> anyhow::Result<Exit> {
         Ok((file.metadata()?.len(), file))
     };
     let (of_bytes, from) = opened().with_context(|| format!("Could not open {name}"))?;
-    if args.from == args.to {
-        return Err(usage("The damaged trace cannot be written over: choose another name"));
-    }
-    let sink = file::create(&args.to, args.file.force)?;
-    let saved = salvage(BufReader::new(from), sink, args.file.options())
-        .with_context(|| format!("Nothing can be salvaged from {name}"));
-    let saved = file::discard_if_failed(saved, &args.to)?;
+    let mut whole = Whole::new(&args.to, args.file.force, Some(&args.from))?;
+    let saved = salvage(BufReader::new(from), whole.sink(), args.file.options())
+        .with_context(|| format!("Nothing can be salvaged from {name}"))?;
+    whole.keep()?;
     let good_bytes = saved.good_bytes;
     let reason = saved.reason.as_ref().map(ToString::to_string);
     if !args.json {

@@ -2,14 +2,13 @@
 //! `precopy trace synth`: the trace of a synthetic guest.
 
 use std::io::Write;
-use std::path::Path;
 
 use precopy::policy::{Catalogue, Info};
 use precopy::trace::synth::{Modulator, SynthSpec, SynthTrace, Writer};
 use precopy::trace::{TickSource, Trace, TraceTick, TraceWriter, Written};
 use serde::Serialize;
 
-use super::file::{self, Nothing};
+use super::file::{self, Nothing, Whole};
 use crate::args::SynthArgs;
 use crate::exit::{Exit, usage};
 use crate::progress;
@@ -28,13 +27,14 @@ pub(super) fn run(args: &SynthArgs) -> anyhow::Result<Exit> {
     }
     let trace = SynthTrace::new(spec, args.memory / PAGE, args.tick, args.time, args.seed)
         .map_err(usage)?;
-    let written = file::discard_if_failed(make(args, &trace, to), to)?;
+    let mut whole = Whole::new(to, args.file.force, None)?;
+    let written = make(args, &trace, whole.sink())?;
+    whole.keep()?;
     file::say(to, written, Nothing {}, args.json)?;
     Ok(Exit::Done)
 }
 
-fn make(args: &SynthArgs, trace: &SynthTrace, to: &Path) -> anyhow::Result<Written> {
-    let sink: Box<dyn Write> = Box::new(file::create(to, args.file.force)?);
+fn make(args: &SynthArgs, trace: &SynthTrace, sink: impl Write) -> anyhow::Result<Written> {
     let mut source = trace.open()?;
     let mut writer = TraceWriter::new(sink, trace.header(), args.file.options())?;
     let ticks = args.time.as_nanos().div_ceil(args.tick.as_nanos().max(1));

@@ -93,6 +93,38 @@ fn mistakes_are_named() {
 }
 
 #[test]
+fn what_stands_there_stays_unless_it_may_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, to) = place(&folder, "there.ptrace");
+    let synth = ["trace", "synth", "zipf", &to, "--memory", "4MiB", "--for", "1s"];
+    output(&synth);
+    let first = fs::read(&path).unwrap();
+    assert!(errors(&synth, 2).contains("write over it with --force"));
+    assert_eq!(fs::read(&path).unwrap(), first, "refused, and as it was");
+    // Not even with --force a file that is its own source, under whatever name.
+    let other = folder.path().join("./").join("there.ptrace").to_str().unwrap().to_owned();
+    let (link, linked) = place(&folder, "link.ptrace");
+    fs::hard_link(&path, &link).unwrap();
+    for same in [&other, &linked] {
+        let error = errors(&["trace", "salvage", &to, same, "--force"], 2);
+        assert!(error.contains("cannot replace itself"), "{error}");
+    }
+    let error = errors(&["trace", "import", &to, &linked, "--force"], 1);
+    assert!(error.contains("Could not use"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), first);
+    // What fails leaves what stood there, too.
+    let (bad, text) = place(&folder, "bad.trace");
+    fs::write(&bad, "{\"format\": \"dirty-trace-text\", \"version\": 1, \"page_size\": 4096, \
+        \"pages\": 60, \"epoch_ns\": 10000000}\n5 1:1\n6 2;1\n").unwrap();
+    errors(&["trace", "import", &text, &to, "--force"], 1);
+    assert_eq!(fs::read(&path).unwrap(), first);
+    let names = fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(names, 3, "nothing else is left behind");
+    output(&[&synth[..], &["--force", "--seed", "2"]].concat());
+    assert_ne!(fs::read(&path).unwrap(), first);
+}
+
+#[test]
 fn a_damaged_trace_names_the_place_and_is_salvaged() {
     let folder = tempfile::tempdir().unwrap();
     let (path, whole) = place(&folder, "whole.ptrace");
