@@ -141,12 +141,13 @@ fn web(args: &RecordArgs) -> anyhow::Result<Recorded> {
     let mut spectator = Spectator::new(args.json, options.users.users);
     let run = lab::live::run(&options, stop.token(), &mut |event| spectator.event(event));
     spectator.finish();
-    let run = file::discard_if_failed(run.map_err(Into::into), &args.to)?;
-    run.notes.iter().for_each(|note| tell(note, args.json));
-    let recorded = run.recorded.with_context(|| {
-        format!("Nothing was recorded: {}", run.notes.last().map_or("it was too short", |n| n))
-    })?;
-    Ok(recorded.recorded)
+    let recorded = run.map_err(Into::into).and_then(|run| {
+        run.notes.iter().for_each(|note| tell(note, args.json));
+        let why = run.recording_failed.as_deref().unwrap_or("it ended before it began");
+        let recorded = run.recorded.with_context(|| format!("The recording failed: {why}"))?;
+        Ok(recorded.recorded)
+    });
+    file::discard_if_failed(recorded, &args.to)
 }
 
 /// What is to be known beside the recording; not that it is too short for service levels.

@@ -412,6 +412,9 @@ pub struct LiveRun {
     pub counters: Counters,
     /// The recording, if there is one.
     pub recorded: Option<LiveRecording>,
+    /// Why there is none, if one was begun or was to begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recording_failed: Option<String>,
     /// Every action.
     pub samples: Vec<Sample>,
     /// Every probe.

@@ -93,10 +93,11 @@ pub fn run(
         experiment.notes.push(chain(&error));
     }
     let recorded = experiment.recorder.finish(origin);
-    let Experiment { clients, keeper, migrations, mut notes, .. } = experiment;
+    let Experiment { clients, keeper, migrations, recorder, mut notes, .. } = experiment;
     let recorded = recorded.map_err(|error| notes.push(chain(&error))).ok().flatten();
+    let recording_failed = recorder.failure();
     let (log, probes) = (clients.finish()?, prober.finish()?);
-    let seen = Measured { keeper, migrations, recorded, log, probes, notes };
+    let seen = Measured { keeper, migrations, recorded, recording_failed, log, probes, notes };
     Ok(conclude(options, &place, &switch, seen))
 }
 
@@ -133,7 +134,13 @@ impl Experiment<'_> {
         let mut all = Ok(());
         while !self.clients.progress().over {
             self.tell();
-            all = all.and_then(|()| self.begin_to_record());
+            if all.is_ok() {
+                all = self.follow_the_recording();
+                // Who asked for a recording has no use for the rest of the run without one.
+                if all.is_err() {
+                    self.clients.stop();
+                }
+            }
             sleep(LOOK);
             if let Some(why) = self.keeper.lost() {
                 let lost = format!("The guest is lost with its host: {}", chain(&why));
@@ -146,14 +153,14 @@ impl Experiment<'_> {
         all
     }
 
-    /// Begins to record the guest, if that is asked for and due.
-    fn begin_to_record(&mut self) -> Result<(), LiveError> {
+    /// Begins to record the guest, if that is asked for and due; fails if the recording has.
+    fn follow_the_recording(&mut self) -> Result<(), LiveError> {
         let steady = self.options.users.steady_start();
         let now = self.now();
         let since = (now >= steady).then(|| now.since(steady));
         let Keeper::Here(hosted) = &self.keeper else { return Ok(()) };
         let what = self.options.site.to_string();
-        self.recorder.begin_if_due(since, &hosted.site, &hosted.memory, &what)
+        self.recorder.follow(since, &hosted.site, &hosted.memory, &what)
     }
 
     fn tell(&mut self) {
@@ -175,7 +182,7 @@ impl Experiment<'_> {
             let due = steady + *at;
             while self.now() < due && !self.is_over() {
                 self.tell();
-                self.begin_to_record()?;
+                self.follow_the_recording()?;
                 sleep(due.since(self.now()).min(LOOK));
             }
             // From a process of its own it cannot be moved on.
@@ -184,7 +191,7 @@ impl Experiment<'_> {
                 break;
             }
             let from = hosted.side;
-            self.begin_to_record()?;
+            self.follow_the_recording()?;
             self.migrate(number, from)?;
         }
         Ok(())
@@ -409,13 +416,15 @@ struct Measured {
     keeper: Keeper,
     migrations: Vec<LiveMigration>,
     recorded: Option<LiveRecording>,
+    recording_failed: Option<String>,
     log: ClientsLog,
     probes: ProbeLog,
     notes: Vec<String>,
 }
 
 fn conclude(options: &LiveOptions, place: &Place, switch: &Switch, measured: Measured) -> LiveRun {
-    let Measured { mut keeper, mut migrations, recorded, log, probes, mut notes } = measured;
+    let Measured { mut keeper, mut migrations, recorded, recording_failed, .. } = measured;
+    let (log, probes, mut notes) = (measured.log, measured.probes, measured.notes);
     for migration in &mut migrations {
         measure::fill(migration, &log.samples, &probes);
     }
@@ -456,6 +465,7 @@ fn conclude(options: &LiveOptions, place: &Place, switch: &Switch, measured: Mea
         migrations,
         counters: log.users.counters(),
         recorded,
+        recording_failed,
         samples: log.samples,
         probes,
         sla,
