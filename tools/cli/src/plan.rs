@@ -141,16 +141,16 @@ impl MigrationPlan {
             let most = limits::CHANNELS_MAX;
             return Err(usage(format!("--channels {}: from 1 to {most}", args.channels)));
         }
-        if args.preflight_s.is_some_and(|time| time > PREFLIGHT_MAX) {
-            return Err(usage("--preflight-s: at most a day"));
+        if args.preflight.is_some_and(|time| time > PREFLIGHT_MAX) {
+            return Err(usage("--preflight: at most a day"));
         }
         Ok(Self {
             policy,
             shadows,
             guards: guards(args)?,
             downtime_limit: args.downtime_limit.unwrap_or(DOWNTIME_LIMIT),
-            deadline: args.deadline_s,
-            preflight: args.preflight_s.unwrap_or(Duration::ZERO),
+            deadline: args.deadline,
+            preflight: args.preflight.unwrap_or(Duration::ZERO),
             channels: args.channels,
             encoder,
             bandwidth_cap_bytes_per_s: args.bandwidth_cap,

@@ -22,13 +22,13 @@ pub(crate) struct MigrationArgs {
     /// Downtime that policies aim at [default: 300ms as QEMU's; demo 30ms]
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     pub(crate) downtime_limit: Option<Duration>,
-    /// Seconds after the first page by which you want to be done; only strategies look at it
-    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
-    pub(crate) deadline_s: Option<Duration>,
-    /// Seconds for which the guest's writes are watched before the first page is sent, so that
-    /// the strategy can learn from them [default: 0]
-    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
-    pub(crate) preflight_s: Option<Duration>,
+    /// Time after the first page by which you want to be done; only strategies look at it
+    #[arg(long, alias = "deadline-s", value_name = "TIME", value_parser = parse::seconds)]
+    pub(crate) deadline: Option<Duration>,
+    /// How long the guest's writes are watched before the first page is sent, so that the strategy
+    /// can learn from them [default: 0s]
+    #[arg(long, alias = "preflight-s", value_name = "TIME", value_parser = parse::seconds)]
+    pub(crate) preflight: Option<Duration>,
     /// Guard: live rounds at most
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(crate) max_rounds: u32,

@@ -55,7 +55,7 @@ fn every_strategy_hands_over_and_the_guest_is_whole() {
         ("fixed-rounds+frequency+deadline+soft-landing:lull=0", "marked"),
     ] {
         let more = ["--strategy", strategy, "--tracker", tracker];
-        let watched = ["--preflight-s", "0.2", "--deadline-s", "2"];
+        let watched = ["--preflight", "200ms", "--deadline-s", "2"];
         let report = counters(&[&more[..], &watched].concat());
         let named = report["source"]["policy"].as_str().unwrap();
         assert!(named.starts_with(strategy), "{named}");
