@@ -46,6 +46,11 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<Exit> {
     let names = &args.migration.policies;
     let specs: Vec<Option<StrategySpec>> =
         names.iter().map(|name| spec(name)).collect::<anyhow::Result<_>>()?;
+    if args.migration.deadline.is_none() {
+        specs.iter().flatten().filter(|spec| wants_deadline(spec)).for_each(|spec| {
+            eprintln!("Note: without --deadline nothing paces {spec}: its rate is not capped.");
+        });
+    }
     let bar = progress::bar(names.len() as u64, "{msg} [{bar:30}] {pos}/{len} {elapsed}");
     let mut all = Vec::new();
     let mut guest = Guest::open(args)?;
@@ -113,6 +118,14 @@ fn spec(name: &str) -> anyhow::Result<Option<StrategySpec>> {
     StrategySpec::parse(name)
         .map(Some)
         .map_err(|error| usage(format!("--policy {name}: {error}; see `precopy policies`")))
+}
+
+/// Whether a strategy paces by the run's deadline, having none of its own.
+fn wants_deadline(spec: &StrategySpec) -> bool {
+    let rate = spec.rate.as_ref().map_or_else(String::new, ToString::to_string);
+    let own = rate.split_once("deadline_ms=");
+    let own = own.is_some_and(|(_, value)| value.starts_with(|c: char| c.is_ascii_digit()));
+    rate.starts_with("deadline") && !own
 }
 
 fn strategy(args: &SimulateArgs, spec: Option<&StrategySpec>) -> Strategy {
@@ -244,6 +257,7 @@ fn plan(args: &SimulateArgs, pages: u64, strategy: Strategy) -> anyhow::Result<P
     let mut config = SourceConfig::new(MigrationId::new(1), regions);
     config.channels = args.migration.channels;
     config.downtime_limit = args.migration.downtime_limit;
+    config.deadline = args.migration.deadline;
     config.preflight = args.migration.preflight;
     let (first, changes) = &args.link.link.0;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate")]

@@ -117,6 +117,9 @@ pub(crate) struct SimulatedMigrationArgs {
     /// Guard: time at most; then the guest is paused anyway
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse::seconds)]
     pub(crate) max_time: Duration,
+    /// Time after the first page by which it is to be done; only strategies look at it
+    #[arg(long, value_name = "TIME", value_parser = parse::seconds)]
+    pub(crate) deadline: Option<Duration>,
     /// How long to watch the guest's writes before the first page is sent
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse::seconds)]
     pub(crate) preflight: Duration,

@@ -79,7 +79,28 @@ fn a_drop_of_the_link_and_an_open_loop_change_the_run() {
     assert!(dropped > steady + 0.5, "{steady} {dropped}");
     let stretched = ["--link", "5MB/s", "--policy", "xen+auto-converge"];
     let open = [&stretched[..], &["--open-loop", "--pace", "1.5"]].concat();
-    assert!(total(&stretched) > 0.0 && total(&open) > 0.0);
+    let (stretched, open) = (total(&stretched), total(&open));
+    assert!((stretched - open).abs() > 1e-3, "an open loop changes nothing: {stretched} {open}");
+}
+
+#[test]
+fn a_deadline_paces_and_its_lack_is_told() {
+    let guest = ["simulate", "--workload", "uniform", "--memory", "64MiB", "--rate", "100"];
+    let total = |more: &[&str]| {
+        let arguments = [&guest[..], &["--policy", "qemu+deadline", "--json"], more].concat();
+        let assert = precopy(&arguments).assert().success();
+        let document: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+        let duration = &document["migrations"][0]["totals"]["duration"];
+        let errors = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+        (duration["secs"].as_u64().unwrap(), errors)
+    };
+    let (unpaced, told) = total(&[]);
+    assert!(
+        unpaced < 2 && told.contains("without --deadline nothing paces qemu+deadline"),
+        "{told}"
+    );
+    let (paced, told) = total(&["--deadline", "20s"]);
+    assert!((10..=22).contains(&paced) && !told.contains("Note"), "{paced} s: {told}");
 }
 
 #[test]
