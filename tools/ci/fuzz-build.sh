@@ -5,6 +5,6 @@ set -euo pipefail
 cd "$(dirname "$0")/../../fuzz"
 if ! cargo +nightly --version >/dev/null 2>&1; then
     echo "SKIPPED: fuzz targets need a nightly compiler (rustup toolchain install nightly)"
-    exit 0
+    exit 77
 fi
 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-../target}/fuzz" cargo +nightly check -q

@@ -6,4 +6,4 @@
 set -eu
 cd "$(dirname "$0")/../.."
 RUSTFLAGS="--cfg loom ${RUSTFLAGS:-}" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
-    cargo test -p precopy --release --lib loom "$@"
+    tools/ci/with-tests cargo test -p precopy --release --lib loom "$@"
