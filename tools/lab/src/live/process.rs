@@ -7,8 +7,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver as Queue, RecvTimeoutError, channel};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver as Queue, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -175,8 +175,10 @@ fn obey(site: &mut LiveSite, order: Order) -> Answer {
 /// A process, and what it says. It is killed when this is dropped.
 struct Talk {
     child: Child,
-    orders: ChildStdin,
+    /// Lines for a thread to write: a process that stands still reads nothing, and its pipe fills.
+    orders: Sender<Vec<u8>>,
     answers: Queue<Answer>,
+    limit: Duration,
 }
 
 impl Talk {
@@ -186,8 +188,15 @@ impl Talk {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().map_err(failed)?;
         let pipes = child.stdin.take().zip(child.stdout.take());
-        let (orders, output) = pipes.ok_or(LiveError::Panicked { what: "host's pipe" })?;
+        let (mut input, output) = pipes.ok_or(LiveError::Panicked { what: "host's pipe" })?;
         let (said, answers) = channel();
+        let (orders, lines) = channel::<Vec<u8>>();
+        let write = move || {
+            // A process that is gone does not hear it; its answer, which will not come, says so.
+            while let Ok(line) = lines.recv()
+                && input.write_all(&line).and_then(|()| input.flush()).is_ok()
+            {}
+        };
         let read = move || {
             let mut output = BufReader::new(output);
             while let Some(answer) = read_line::<Answer>(&mut output) {
@@ -196,25 +205,31 @@ impl Talk {
                 }
             }
         };
-        let talk = Self { child, orders, answers };
-        let name = "lab-host".to_owned();
-        match thread::Builder::new().name(name.clone()).spawn(read) {
+        let talk = Self { child, orders, answers, limit: ANSWER_LIMIT };
+        let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        let begun = named("lab-host").spawn(read).and_then(|_| named("lab-orders").spawn(write));
+        match begun {
             Ok(_) => Ok(talk),
-            Err(source) => Err(LiveError::Thread { name, source }),
+            Err(source) => Err(LiveError::Thread { name: "lab-host".to_owned(), source }),
         }
     }
 
-    /// A process that is gone does not hear it; its answer, which will not come, says so.
     fn order(&mut self, order: &Order) {
-        if let Err(error) = write_line(&mut self.orders, order) {
-            tracing::debug!(%error, "A host does not listen any more");
+        let mut line = Vec::new();
+        let told = write_line(&mut line, order).is_ok() && self.orders.send(line).is_ok();
+        if !told {
+            tracing::debug!("A host does not listen any more");
         }
     }
 
     fn answer(&mut self) -> Result<Answer, LiveError> {
-        match self.answers.recv_timeout(ANSWER_LIMIT) {
+        match self.answers.recv_timeout(self.limit) {
             Ok(answer) => Ok(answer),
-            Err(RecvTimeoutError::Timeout) => Err(LiveError::HostSilent { waited: ANSWER_LIMIT }),
+            Err(RecvTimeoutError::Timeout) => {
+                // What it would say later is no answer to what it is asked then.
+                self.kill();
+                Err(LiveError::HostSilent { waited: self.limit })
+            }
             Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
         }
     }
@@ -353,4 +368,28 @@ impl There {
 fn unexpected(answer: &Answer) -> LiveError {
     let why = serde_json::to_string(answer).unwrap_or_default();
     LiveError::HostRefused { why: format!("it said {why}, which was not asked") }
+}
+
+#[cfg(test)]
+mod tests {
+    use webvm::site::RequestKind;
+
+    use super::*;
+
+    #[test]
+    fn a_host_that_stands_still_is_given_up_and_killed() {
+        let mut command = Command::new("sleep");
+        command.arg("1000");
+        let mut talk = Talk::start(command).unwrap();
+        talk.limit = Duration::from_millis(100);
+        // More than a pipe holds.
+        let (kind, argument, record, body_bytes, chain) = (RequestKind::Home, 0, 0, 0, 0);
+        let one = |seq| Acknowledged { user: 1, seq, kind, argument, record, body_bytes, chain };
+        let acknowledged = (0..100_000).map(one).collect();
+        talk.order(&Order::Audit { acknowledged, sessions: Vec::new() });
+        let error = talk.answer().err().unwrap();
+        assert!(matches!(error, LiveError::HostSilent { .. }), "{error}");
+        let status = talk.child.wait().unwrap();
+        assert!(!status.success(), "killed: {status}");
+    }
 }
