@@ -120,9 +120,13 @@ fn main() -> anyhow::Result<()> {
     let memory_mib: u64 = word(1, "2048").parse()?;
     let steady_s: f64 = word(2, "30").parse()?;
     let pages = memory_mib * 256;
-    let (mut good, mut bad) = (0, first.max(1));
-    while bad < WORTH_MAX && attempt(pages, bad, steady_s)? {
-        (good, bad) = (bad, bad.saturating_mul(2));
+    let (mut good, mut bad) = (0, first.clamp(1, WORTH_MAX));
+    while attempt(pages, bad, steady_s)? {
+        if bad == WORTH_MAX {
+            println!("Worth {bad} users is kept, the most that is tried");
+            return Ok(());
+        }
+        (good, bad) = (bad, bad.saturating_mul(2).min(WORTH_MAX));
     }
     for _ in 0..STEPS {
         let middle = good + (bad - good) / 2;
