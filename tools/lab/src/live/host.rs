@@ -49,7 +49,10 @@ impl Hosted {
         let table = RegionTable::single(PageSize::BASE, config.pages)?;
         let memory = Arc::new(MappedMemory::new(table, MapOptions::new(Backing::Anonymous))?);
         let validated = options.recorder.as_ref().map(|recorder| recorder.hook());
-        let hook = validated.or_else(|| hook(marks));
+        let hook = match marks {
+            Some(marks) => Some(also_marking(Arc::clone(marks), validated)),
+            None => validated,
+        };
         let site = LiveSite::new(config, Arc::clone(&memory) as _, clock, hook)?;
         site.boot()?;
         if let Some(recorder) = &options.recorder {

@@ -134,6 +134,13 @@ impl Recorder {
     }
 }
 
+impl Drop for Recorder {
+    /// An experiment that fails leaves no thread behind.
+    fn drop(&mut self) {
+        self.quit.store(true, Ordering::Relaxed);
+    }
+}
+
 fn record(marked: &AtomicBitmap, quit: &AtomicBool, origin: Instant) -> Vec<TraceTick> {
     let mut set = DenseBitmap::new(marked.len());
     // What was marked while the guest was filled.
