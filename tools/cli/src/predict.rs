@@ -12,13 +12,15 @@ use lab::predict::{
     LinkModel, Load, Percentile, PredictError, Prediction, SafeLoad, SafeSpacing, Scenario,
     WwsCurve, highest_safe_load, predict, shortest_safe_spacing,
 };
-use lab::traces::{Limits, Trace};
+use lab::traces::Trace;
 use precopy::limits;
 use precopy::policy::{Guards, StrategySpec};
+use precopy::trace::{MemoryTrace, Trace as _};
 use serde::Serialize;
 
 use crate::args::{PredictArgs, WorkingSetArgs};
 use crate::exit::{Exit, usage};
+use crate::trace;
 
 /// Pages of the guest in workload.md: 2 GiB.
 const WEB_PAGES: u64 = 2 << 18;
@@ -182,8 +184,8 @@ fn read_curve(path: &Path, args: &WorkingSetArgs) -> anyhow::Result<WwsCurve> {
 
 fn read_trace(path: &Path) -> anyhow::Result<WwsCurve> {
     let name = path.display();
-    let file = fs::File::open(path).with_context(|| format!("Could not open {name}"))?;
-    let trace = Trace::read_compressed(std::io::BufReader::new(file), Limits::default())
-        .with_context(|| format!("Could not use {name}"))?;
+    let mut source = trace::open_any(path)?.open()?;
+    let trace = MemoryTrace::read(&mut source).with_context(|| format!("Could not use {name}"))?;
+    let trace = Trace::of(&trace).with_context(|| format!("Could not use {name}"))?;
     WwsCurve::from_trace(&trace).with_context(|| format!("Could not use {name}"))
 }

@@ -5,18 +5,19 @@ mod plot;
 mod table;
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use lab::traces::{AnySource, AnyTrace};
 use precopy::policy::{Guards, Strategy, StrategySpec};
 use precopy::region::RegionTable;
 use precopy::session::SourceConfig;
 use precopy::sim::pair::{self, Link, NeverStop, PairPlan, PairResult};
 use precopy::sim::workload::{Pattern, Workload};
 use precopy::sim::{Replay, ReplayOptions, TraceGuest};
-use precopy::trace::{MemoryTrace, TickSource, Trace as _, TraceFile, TraceTick};
+use precopy::trace::{TickSource, Trace as _};
 use precopy::units::{MigrationId, PageSize};
 use precopy::{limits, report::Outcome};
 use serde::Serialize;
@@ -141,19 +142,19 @@ fn strategy(args: &SimulateArgs, spec: Option<&StrategySpec>) -> Strategy {
 /// What migrates.
 #[derive(Debug)]
 enum Guest {
-    /// A trace in memory.
-    Held(MemoryTrace),
-    /// A trace that is read tick by tick.
-    File(TraceFile, u64),
+    /// A trace and its pages.
+    Trace(AnyTrace, u64),
     Modelled(Pattern, u64),
 }
 
 impl Guest {
     fn open(args: &SimulateArgs) -> anyhow::Result<Self> {
         if let Some(path) = &args.guest.from.trace {
-            let guest =
-                open_trace(path).with_context(|| format!("Could not use {}", path.display()))?;
-            return Ok(guest);
+            let trace = trace::open_any(path)?;
+            let source = trace.open()?;
+            check_trace(&source).with_context(|| format!("Could not use {}", path.display()))?;
+            let pages = source.header().pages;
+            return Ok(Self::Trace(trace, pages));
         }
         let pattern = match args.guest.from.workload {
             None | Some(WorkloadName::Idle) => Pattern::Idle,
@@ -168,8 +169,7 @@ impl Guest {
 
     fn pages(&self) -> u64 {
         match self {
-            Self::Held(trace) => trace.header().pages,
-            Self::File(_, pages) | Self::Modelled(_, pages) => *pages,
+            Self::Trace(_, pages) | Self::Modelled(_, pages) => *pages,
         }
     }
 
@@ -186,8 +186,7 @@ impl Guest {
     fn migrate(&mut self, args: &SimulateArgs, strategy: Strategy) -> anyhow::Result<PairResult> {
         let plan = plan(args, self.pages(), strategy)?;
         match self {
-            Self::Held(trace) => replay(args, plan, trace.clone()),
-            Self::File(file, _) => replay(args, plan, file.open()?),
+            Self::Trace(trace, _) => replay(args, plan, trace.open()?),
             Self::Modelled(pattern, pages) => {
                 let rate = args.guest.rate;
                 let mut workload = Workload::new(*pattern, rate, *pages, args.guest.seed);
@@ -216,40 +215,17 @@ fn replay<S: TickSource>(
     }
 }
 
-/// Opens a trace in any format, by how it begins.
-fn open_trace(path: &Path) -> anyhow::Result<Guest> {
-    if path != Path::new("-") && !is_text(path)? {
-        let file = TraceFile::new(path);
-        let header = file.open()?.header().clone();
-        check_page_size(header.page_size)?;
-        return Ok(Guest::File(file, header.pages));
-    }
-    let mut reader = trace::open_text(path)?;
-    let header = reader.header().to_trace().context("Its page size is none of this crate's")?;
-    check_page_size(header.page_size)?;
-    let (mut ticks, mut tick) = (Vec::new(), TraceTick::default());
-    while reader.next_tick(&mut tick)? {
-        ticks.push(std::mem::take(&mut tick));
-    }
-    anyhow::ensure!(!ticks.is_empty(), "It has no tick");
-    Ok(Guest::Held(MemoryTrace::new(header, ticks)))
-}
-
-fn check_page_size(size: PageSize) -> anyhow::Result<()> {
+/// Whether a trace can be replayed.
+fn check_trace(source: &AnySource) -> anyhow::Result<()> {
+    let size = source.header().page_size;
     let bytes = size.bytes();
     anyhow::ensure!(
         size == PageSize::BASE,
         "Its pages have {bytes} bytes, but the simulated migration sends pages of 4096; record it \
          in 4 KiB pages"
     );
+    anyhow::ensure!(source.ticks() > 0, "It has no tick");
     Ok(())
-}
-
-/// Whether a file holds dirty trace text, plain or compressed with Zstandard.
-fn is_text(path: &Path) -> anyhow::Result<bool> {
-    let mut start = Vec::new();
-    BufReader::new(File::open(path)?).take(4).read_to_end(&mut start)?;
-    Ok(start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || start.trim_ascii_start().starts_with(b"{"))
 }
 
 fn plan(args: &SimulateArgs, pages: u64, strategy: Strategy) -> anyhow::Result<PairPlan> {

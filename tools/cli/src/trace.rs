@@ -13,7 +13,7 @@ mod synth;
 use crate::args::{TraceArgs, TraceCommand};
 use crate::exit::Exit;
 
-pub(crate) use open::text as open_text;
+pub(crate) use open::any as open_any;
 
 /// Runs the command.
 pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<Exit> {

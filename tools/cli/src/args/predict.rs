@@ -57,7 +57,7 @@ pub(crate) struct SourceArgs {
     /// A curve: distinct pages dirtied by length of the window (.csv or .json)
     #[arg(long, value_name = "FILE")]
     pub(crate) curve: Option<PathBuf>,
-    /// A recorded guest (.trace.zst)
+    /// A recorded guest: a trace in any format
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
     /// The web tier's model with --users users, in a guest of 2 GiB

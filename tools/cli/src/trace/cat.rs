@@ -5,9 +5,10 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 
 use anyhow::Context;
 use precopy::trace::text::{TextHeader, write_header, write_tick};
-use precopy::trace::{TickSource, Trace, TraceFile, TraceTick};
+use precopy::trace::{TickSource, Trace, TraceTick};
 use precopy::units::Tick;
 
+use super::open;
 use crate::args::CatArgs;
 use crate::exit::Exit;
 
@@ -25,7 +26,7 @@ pub(super) fn run(args: &CatArgs) -> anyhow::Result<Exit> {
 }
 
 fn print(args: &CatArgs) -> anyhow::Result<()> {
-    let mut trace = TraceFile::new(&args.trace).open()?;
+    let mut trace = open::any(&args.trace)?.open()?;
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     write_header(&mut out, &TextHeader::of(trace.header()))?;
     let from = args.from.map_or(Tick::ZERO, |from| Tick::ZERO + from);

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use lab::traces::Profile;
-use precopy::trace::{TickSource, Trace, TraceFile, TraceHeader};
+use lab::traces::{AnySource, Profile};
+use precopy::trace::{TickSource, Trace, TraceHeader};
 use serde::Serialize;
 
+use super::open;
 use crate::args::TraceInfoArgs;
 use crate::exit::Exit;
 use crate::{progress, show};
@@ -23,7 +24,8 @@ const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇'
 struct Info<'a> {
     trace: &'a Path,
     file_bytes: u64,
-    chunks: usize,
+    /// None if it is text.
+    chunks: Option<usize>,
     header: &'a TraceHeader,
     #[serde(flatten)]
     profile: Profile,
@@ -35,20 +37,24 @@ pub(super) fn run(args: &TraceInfoArgs) -> anyhow::Result<Exit> {
         if number > 0 && !args.json {
             println!();
         }
-        one(args, path).with_context(|| format!("Could not use {}", path.display()))?;
+        one(args, path)?;
     }
     Ok(Exit::Done)
 }
 
 fn one(args: &TraceInfoArgs, path: &Path) -> anyhow::Result<()> {
-    let mut trace = TraceFile::new(path).open()?;
-    let (chunks, ticks) = (trace.chunks(), trace.ticks());
-    let bar = progress::bar(ticks, "reading [{bar:30}] {percent} %");
+    let mut trace = open::any(path)?.open()?;
+    let chunks = match &trace {
+        AnySource::File(file) => Some(file.chunks()),
+        _ => None,
+    };
+    let bar = progress::bar(trace.ticks(), "reading [{bar:30}] {percent} %");
     let profile = Profile::read(&mut trace, &mut |_| {
         if let Some(bar) = &bar {
             bar.inc(1);
         }
-    })?;
+    });
+    let profile = profile.with_context(|| format!("Could not use {}", path.display()))?;
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
@@ -108,9 +114,9 @@ fn about(info: &Info<'_>, lines: &mut Lines) {
     line(
         "file",
         format!(
-            "{} in {} chunks, {:.2} bits a page event",
+            "{} in {}, {:.2} bits a page event",
             show::bytes(info.file_bytes),
-            info.chunks,
+            info.chunks.map_or_else(|| "text".to_owned(), |chunks| format!("{chunks} chunks")),
             per_event(info.file_bytes)
         ),
     );

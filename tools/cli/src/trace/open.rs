@@ -6,26 +6,31 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use anyhow::Context;
-use lab::traces::{TraceError, decompress};
+use lab::traces::{AnyTrace, TraceError, plain};
 use precopy::trace::text::{TextLimits, TextReader};
 
-/// How a Zstandard file begins.
-const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-
 /// A text trace, plain or decompressed.
-pub(crate) type AnyText = TextReader<Box<dyn BufRead>>;
+pub(super) type AnyText = TextReader<Box<dyn BufRead>>;
 
 /// The text at a path, or on standard input for `-`.
-pub(crate) fn text(path: &Path) -> anyhow::Result<AnyText> {
+pub(super) fn text(path: &Path) -> anyhow::Result<AnyText> {
     open_text(path).with_context(|| format!("Could not use {}", path.display()))
 }
 
 fn open_text(path: &Path) -> anyhow::Result<AnyText> {
     let source: Box<dyn Read> =
         if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
-    let mut source = BufReader::with_capacity(1 << 16, source);
-    let packed = source.fill_buf()?.starts_with(&ZSTD);
-    let plain: Box<dyn BufRead> =
-        if packed { Box::new(decompress(source)?) } else { Box::new(source) };
+    let plain = plain(BufReader::with_capacity(1 << 16, source))?;
     Ok(TextReader::new(plain, TextLimits::default()).map_err(TraceError::from)?)
+}
+
+/// The trace at a path, in any format; text on standard input for `-`.
+pub(crate) fn any(path: &Path) -> anyhow::Result<AnyTrace> {
+    let read = || {
+        if path == Path::new("-") {
+            return lab::traces::text(io::stdin().lock()).map(AnyTrace::Held);
+        }
+        lab::traces::open(path)
+    };
+    read().with_context(|| format!("Could not use {}", path.display()))
 }

@@ -56,6 +56,8 @@ fn a_text_trace_is_imported_described_and_printed_again() {
         assert!((got - pages).abs() < 0.01 * pages, "{window_s} s: {got}, not {pages}");
     }
     assert!(info["requests"].as_u64().unwrap() > 1000 && info["hurst"].as_f64().is_some());
+    let same = json(&output(&["trace", "info", "--json", &text]));
+    assert_eq!((&same["ticks"], &same["working_set"]), (&info["ticks"], &info["working_set"]));
     let shown = output(&["trace", "info", &to]);
     for word in ["Apache Olio", "2.0 GiB", "page events/s", "working set", "dispersion", "█"] {
         assert!(shown.contains(word), "no {word:?} in\n{shown}");
@@ -84,6 +86,8 @@ fn mistakes_are_named() {
     assert!(error.contains("Line 3, column 4 of the trace: expected a colon"), "{error}");
     assert!(!target.exists(), "a file that holds nothing of use is taken away");
     let error = errors(&["trace", "info", &text], 1);
+    assert!(error.contains("bad.trace: Line 3, column 4 of the trace"), "{error}");
+    let error = errors(&["trace", "info", "/proc/self/exe"], 1);
     assert!(error.contains("Not a precopy trace"), "{error}");
     let error = errors(&["trace", "synth", "zipff", &to], 2);
     assert!(error.contains("\"zipff\" is no writer") && error.contains("--list"), "{error}");
@@ -114,8 +118,12 @@ fn what_stands_there_stays_unless_it_may_go() {
     assert_eq!(fs::read(&path).unwrap(), first);
     // What fails leaves what stood there, too.
     let (bad, text) = place(&folder, "bad.trace");
-    fs::write(&bad, "{\"format\": \"dirty-trace-text\", \"version\": 1, \"page_size\": 4096, \
-        \"pages\": 60, \"epoch_ns\": 10000000}\n5 1:1\n6 2;1\n").unwrap();
+    fs::write(
+        &bad,
+        "{\"format\": \"dirty-trace-text\", \"version\": 1, \"page_size\": 4096, \
+        \"pages\": 60, \"epoch_ns\": 10000000}\n5 1:1\n6 2;1\n",
+    )
+    .unwrap();
     errors(&["trace", "import", &text, &to, "--force"], 1);
     assert_eq!(fs::read(&path).unwrap(), first);
     let names = fs::read_dir(folder.path()).unwrap().count();

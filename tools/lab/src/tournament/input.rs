@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, BufRead, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use std::time::Duration;
 use precopy::bitmap::DenseBitmap;
 use precopy::sim::{ReplayOptions, TraceGuest, VirtualGuest as _};
 use precopy::trace::synth::SynthTrace;
-use precopy::trace::{MemoryTrace, TickSource as _, Trace as _, TraceFile, TraceHeader, TraceTick};
+use precopy::trace::{MemoryTrace, TickSource as _, Trace as _, TraceHeader, TraceTick};
 use precopy::units::{PageRun, PageSize, Tick};
 
 use super::plan::{Origin, Plan, Split, Synth, TraceSpec};
-use crate::traces::{Limits, Shipped, TextReader, TraceError, decompress};
+use crate::traces::{self, OpenError, Shipped};
 
 /// Tick of synthetic traces.
 const SYNTH_TICK: Duration = Duration::from_millis(10);
@@ -40,27 +40,14 @@ pub enum InputError {
         source: io::Error,
     },
     /// A file is no trace, or damaged.
-    #[error("Line {line} of the plan: {name} is no text trace that can be read")]
-    Text {
+    #[error("Line {line} of the plan: {name} is no trace that can be read")]
+    Trace {
         /// The line.
         line: usize,
         /// The file.
         name: String,
         /// What is wrong with it.
-        source: TraceError,
-    },
-    /// A file in the binary format is damaged.
-    #[error(
-        "Line {line} of the plan: {name} is no trace that can be read; a good beginning of it \
-        can be saved with `precopy trace salvage`"
-    )]
-    Binary {
-        /// The line.
-        line: usize,
-        /// The file.
-        name: String,
-        /// What is wrong with it.
-        source: precopy::trace::TraceError,
+        source: OpenError,
     },
     /// A folder without traces.
     #[error("Line {line} of the plan: {} holds {count} files *.ptrace or *.trace.zst; there may \
@@ -200,8 +187,6 @@ fn files(folder: &Path, line: usize) -> Result<Vec<PathBuf>, InputError> {
 }
 
 const SUFFIXES: [&str; 2] = [".trace.zst", ".ptrace"];
-/// How a Zstandard file begins.
-const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 fn stem(path: &Path) -> String {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -211,7 +196,8 @@ fn stem(path: &Path) -> String {
 
 fn shipped(spec: &TraceSpec, recording: Shipped) -> Result<Input, InputError> {
     let name = spec.name.clone().unwrap_or_else(|| recording.name.to_owned());
-    text(spec, recording.bytes, name)
+    let trace = traces::text(recording.bytes).map_err(|source| unreadable(spec, &name, source))?;
+    input(spec, name, trace.header(), trace.ticks().to_vec())
 }
 
 fn synthetic(spec: &TraceSpec, guest: &Synth) -> Result<Input, InputError> {
@@ -237,40 +223,17 @@ fn synthetic(spec: &TraceSpec, guest: &Synth) -> Result<Input, InputError> {
 }
 
 fn file(spec: &TraceSpec, path: &Path, name: Option<String>) -> Result<Input, InputError> {
-    let io = |source| InputError::Io { line: spec.line, path: path.to_owned(), source };
     let name = name.unwrap_or_else(|| stem(path));
-    let mut begin = Vec::new();
-    let opened = fs::File::open(path).map_err(io)?;
-    opened.take(1).read_to_end(&mut begin).map_err(io)?;
-    // A text trace begins with its JSON object, if it is not compressed.
-    if begin.first().is_none_or(|byte| [ZSTD[0], b'{'].contains(byte)) {
-        return text(spec, &fs::read(path).map_err(io)?, name);
-    }
-    let damaged = |source| InputError::Binary { line: spec.line, name: name.clone(), source };
-    let mut source = TraceFile::new(path).open().map_err(damaged)?;
-    let trace = MemoryTrace::read(&mut source).map_err(damaged)?;
-    input(spec, name.clone(), trace.header(), trace.ticks().to_vec())
+    let read = || MemoryTrace::read(&mut traces::open(path)?.open()?);
+    let trace = read().map_err(|error| match error {
+        OpenError::Io(source) => InputError::Io { line: spec.line, path: path.to_owned(), source },
+        source => unreadable(spec, &name, source),
+    })?;
+    input(spec, name, trace.header(), trace.ticks().to_vec())
 }
 
-/// A trace in the text format, compressed or not.
-fn text(spec: &TraceSpec, bytes: &[u8], name: String) -> Result<Input, InputError> {
-    let line = spec.line;
-    let failed = |source: TraceError| InputError::Text { line, name: name.clone(), source };
-    let source: Box<dyn BufRead + '_> = if bytes.starts_with(&ZSTD) {
-        Box::new(decompress(bytes).map_err(failed)?)
-    } else {
-        Box::new(bytes)
-    };
-    let mut reader = TextReader::new(source, Limits::default()).map_err(|e| failed(e.into()))?;
-    let Some(header) = reader.header().to_trace() else {
-        let why = "its page size is unknown here".to_owned();
-        return Err(InputError::Unusable { line, name, why });
-    };
-    let (mut ticks, mut tick) = (Vec::new(), TraceTick::default());
-    while reader.next_tick(&mut tick).map_err(|error| failed(error.into()))? {
-        ticks.push(std::mem::take(&mut tick));
-    }
-    input(spec, name, &header, ticks)
+fn unreadable(spec: &TraceSpec, name: &str, source: OpenError) -> InputError {
+    InputError::Trace { line: spec.line, name: name.to_owned(), source }
 }
 
 /// A trace of these ticks at the plan's speed.

@@ -8,6 +8,7 @@
 mod companion;
 mod error;
 mod measured;
+mod open;
 mod profile;
 mod reader;
 mod shipped;
@@ -20,6 +21,7 @@ mod tests;
 pub use companion::{Companion, ContentSample};
 pub use error::TraceError;
 pub use measured::{OpsPoint, Q300, USERS as Q300_USERS, q300};
+pub use open::{AnySource, AnyTrace, OpenError, open, plain, text};
 pub use precopy::trace::text::{
     TextEpoch as Epoch, TextError, TextHeader as Header, TextLimits as Limits, TextReader,
 };

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, Read};
 
+use precopy::trace::{MemoryTrace, TickSource as _};
 use precopy::units::{PageIndex, PageRun, Tick};
 
 use super::{Epoch, Header, Limits, TextError, TextReader, TraceError, compressed};
@@ -52,10 +53,35 @@ impl Trace {
         Ok(trace)
     }
 
+    /// The same of a trace in memory, whatever its format was.
+    ///
+    /// # Errors
+    /// [`TraceError`] if it has no tick, or 2^32 pages or more.
+    pub fn of(source: &MemoryTrace) -> Result<Self, TraceError> {
+        let field = |field, value: String, valid: &str| {
+            Err(TraceError::Field { field, value, valid: valid.to_owned() })
+        };
+        let (pages, ticks) = (source.header().pages, source.ticks());
+        if u32::try_from(pages).is_err() {
+            return field("pages", pages.to_string(), "less than 4294967296");
+        }
+        if ticks.is_empty() {
+            return field("ticks", "0".to_owned(), "at least one");
+        }
+        let header = Header::of(source.header());
+        let mut trace = Self { header, times: Vec::new(), ends: Vec::new(), runs: Vec::new() };
+        ticks.iter().for_each(|tick| trace.add(tick.end, &tick.runs));
+        Ok(trace)
+    }
+
     fn push(&mut self, epoch: &Epoch) {
+        self.add(epoch.time, &epoch.runs);
+    }
+
+    fn add(&mut self, end: Tick, runs: &[PageRun]) {
         let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        self.times.push(epoch.time);
-        self.runs.extend(epoch.runs.iter().map(|r| (narrow(r.start().get()), narrow(r.pages()))));
+        self.times.push(end);
+        self.runs.extend(runs.iter().map(|r| (narrow(r.start().get()), narrow(r.pages()))));
         self.ends.push(self.runs.len());
     }
 
