@@ -12,7 +12,8 @@ use crate::parse;
 Examples:
   precopy predict --web --users 600 --bandwidth 1gbit --policy xen-legacy
   precopy predict --curve wws.csv --populated 2GiB --bandwidth 117.5MB/s --policy qemu
-  precopy predict --trace web-50.trace.zst --bandwidth 1gbit --users 28 --capacity 11.3 --json
+  precopy predict --trace tools/lab/traces/web-50.trace.zst --bandwidth 1gbit --users 28 \\
+      --capacity 11.3 --json
   precopy predict --web --users 500 --bandwidth 1gbit --safe-load 900 --spacing --action HomePage
   precopy predict --live 5s --memory 512MiB --rate 50000 --pattern zipf --bandwidth 100MB/s
 

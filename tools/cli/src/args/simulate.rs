@@ -11,12 +11,12 @@ use crate::parse::{self, LinkSteps};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  precopy simulate --trace web-50.trace.zst
-  precopy simulate --trace web-50.trace.zst --policy qemu+cold-first --offset 30s --link 1gbit
-  precopy simulate --trace web-50.trace.zst --link 125MB/s@0,60MB/s@20s,125MB/s@35s --jitter 1ms
-  precopy simulate --trace db.trace --policy qemu --policy xen --policy never --max-time 60s --json
+  precopy simulate --trace tools/lab/traces/web-50.trace.zst
+  precopy simulate --trace tools/lab/traces/web-50.trace.zst --policy qemu+cold-first --offset 30s
+  precopy simulate --trace tools/lab/traces/web-50.trace.zst --link 125MB/s@0,60MB/s@9s --jitter 1ms
+  precopy simulate --trace tools/lab/traces/db-50.trace.zst --policy qemu --policy never --json
   precopy simulate --workload zipf --rate 40000 --memory 64GiB --link 1.25GB/s --curve curve.csv
-  precopy simulate --trace web-50.trace.zst --policy qemu+auto-converge --open-loop --queue 10s
+  precopy simulate --trace tools/lab/traces/web-20.trace.zst --policy qemu+auto-converge --open-loop
 
 A trace is a file of `precopy trace`, or dirty trace text, plain or compressed (.trace.zst). The
 migration is the production session over a modelled link in virtual time: the same command gives

@@ -13,7 +13,7 @@ use crate::parse;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  precopy trace import web-50.trace.zst web-50.ptrace
+  precopy trace import tools/lab/traces/web-50.trace.zst web-50.ptrace
   precopy trace info web-50.ptrace
   precopy trace synth zipf+bursts --for 60s bursts.ptrace
   precopy trace record --guest web --for 60s web.ptrace
@@ -84,9 +84,10 @@ impl From<CodingName> for Coding {
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  precopy trace import web-50.trace.zst web-50.ptrace
-  precopy trace import web-50.trace.zst web-50.ptrace --companion web-50.json
-  zstdcat web-50.trace.zst | precopy trace import - web-50.ptrace --json
+  precopy trace import tools/lab/traces/web-50.trace.zst web-50.ptrace
+  precopy trace import tools/lab/traces/web-50.trace.zst web-50.ptrace \\
+      --companion tools/lab/traces/web-50.json
+  zstdcat tools/lab/traces/web-50.trace.zst | precopy trace import - web-50.ptrace --json
 
 The text is `dirty trace text v1`: a line of JSON, then one line for each tick. The companion's
 requests of each second become those of the ticks, spread evenly over the second.")]

@@ -113,3 +113,21 @@ fn checks_pass_and_seeds_repeat() {
         "the command that a failing seed prints is one that exists"
     );
 }
+
+/// Whoever tries an example in the source tree finds its trace.
+#[test]
+fn the_traces_of_the_examples_are_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for command in [&["simulate"][..], &["predict"], &["trace", "import"]] {
+        let assert = precopy(&[command, &["--help"]].concat()).assert().success();
+        let help = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+        let from = ["--trace ", "import ", "--companion "];
+        let named = from.iter().flat_map(|word| help.split(word).skip(1));
+        let named = named.filter_map(|rest| rest.split_whitespace().next());
+        let named: Vec<&str> = named.filter(|name| name.contains(".trace.zst")).collect();
+        assert!(!named.is_empty(), "{command:?}: {help}");
+        for name in named {
+            assert!(root.join(name).is_file(), "{command:?}: {name}");
+        }
+    }
+}
