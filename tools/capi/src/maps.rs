@@ -138,20 +138,20 @@ fn area(line: &str) -> Option<Area> {
 mod tests {
     use super::*;
 
-    const LINES: &str = "\
-55d0a0000000-55d0a0010000 r-xp 00000000 fe:01 77                         /usr/bin/vmm
-7f0000000000-7f0000200000 rw-p 00000000 00:00 0
-7f0000200000-7f0000300000 rw-p 00000000 00:00 0                          [anon: ram]
-7f0000300000-7f0000400000 r--p 00000000 00:00 0
-7f0000500000-7f0000600000 rw-s 00100000 00:01 1234                       /memfd:my ram (deleted)
-7f0000600000-7f0000700000 rw-s 00200000 00:01 1234                       /memfd:my ram (deleted)
-7f0000700000-7f0000800000 rw-s 00200000 00:01 1234                       /memfd:my ram (deleted)
-7f0001000000-7f0001200000 rw-p 00000000 00:0f 9                          /anon_hugepage (deleted)
-7f0001200000-7f0001400000 ---p 00000000 00:00 0
-";
+    const LINES: [&str; 9] = [
+        "55d0a0000000-55d0a0010000 r-xp 00000000 fe:01 77                   /usr/bin/vmm",
+        "7f0000000000-7f0000200000 rw-p 00000000 00:00 0",
+        "7f0000200000-7f0000300000 rw-p 00000000 00:00 0                    [anon: ram]",
+        "7f0000300000-7f0000400000 r--p 00000000 00:00 0",
+        "7f0000500000-7f0000600000 rw-s 00100000 00:01 1234            /memfd:my ram (deleted)",
+        "7f0000600000-7f0000700000 rw-s 00200000 00:01 1234            /memfd:my ram (deleted)",
+        "7f0000700000-7f0000800000 rw-s 00200000 00:01 1234            /memfd:my ram (deleted)",
+        "7f0001000000-7f0001200000 rw-p 00000000 00:0f 9               /anon_hugepage (deleted)",
+        "7f0001200000-7f0001400000 ---p 00000000 00:00 0",
+    ];
 
     fn look(start: usize, end: usize) -> Result<Found, String> {
-        Maps::parse(LINES.as_bytes()).unwrap().look(&(start..end))
+        Maps::parse(LINES.join("\n").as_bytes()).unwrap().look(&(start..end))
     }
 
     #[test]

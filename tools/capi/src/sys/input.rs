@@ -35,7 +35,8 @@ macro_rules! sized {
             const NAME: &'static str = stringify!($name);
             const FIRST_BYTES: usize = $bytes;
         }
-        const _: () = assert!(size_of::<$name>() >= $bytes && std::mem::offset_of!($name, size) == 0);
+        const _: () = assert!(size_of::<$name>() >= $bytes);
+        const _: () = assert!(std::mem::offset_of!($name, size) == 0);
     )*};
 }
 
