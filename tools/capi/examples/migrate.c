@@ -368,6 +368,8 @@ static int source(const char *address) {
         .strategy = "qemu:downtime_ms=50+auto-converge",
         .encoder = "lz4",
         .channels = 2,
+        /* Then it is paused, however much is left. */
+        .max_time_ms = 5000,
         .bandwidth_cap_bytes_per_s = 250 * 1000 * 1000,
         .flags = PRECOPY_SEND_VERIFY,
         .tracking = mark_writes  ? PRECOPY_TRACK_MARKED

@@ -51,12 +51,13 @@ pub(crate) fn send(
     memory: Arc<Memory>,
     mut guest: CallbackGuest,
 ) -> (Option<Account>, Result<(), Failure>) {
-    let (options, mut tracker, why) = match prepare(&mut request, &memory) {
-        Ok(prepared) => prepared,
-        Err(failure) => return (None, Err(failure)),
-    };
+    // First: a tracker that is tried while another one is armed would fail for no reason.
     let _in_use = match Arc::clone(&memory).take() {
         Ok(in_use) => in_use,
+        Err(failure) => return (None, Err(failure)),
+    };
+    let (options, mut tracker, why) = match prepare(&mut request, &memory) {
+        Ok(prepared) => prepared,
         Err(failure) => return (None, Err(failure)),
     };
     let mut connector = TcpConnector::new(&request.destination, TcpOptions::default());
@@ -212,6 +213,10 @@ fn kernel(name: &str, memory: &Memory) -> Result<Box<dyn DirtyTracker>, Failure>
                 crate::failure::c_text([failure.message.as_bytes(), hint.as_bytes()].concat());
             failure
         });
+    }
+    if name == "mprotect" && !memory.writable {
+        let why = "The tracker mprotect would make memory writable that is not";
+        return Err(Failure::new(Status::PRECOPY_ERROR_TRACKING, why));
     }
     match tracker_by_name(host, name) {
         Ok(probed) => Ok(probed.tracker),

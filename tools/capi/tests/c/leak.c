@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
-/* Reads freed memory, and forgets some: what memory checkers must notice. */
+/* Forgets memory: what a memory checker must notice. */
 #include <precopy.h>
 #include <stdlib.h>
 

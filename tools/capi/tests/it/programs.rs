@@ -10,15 +10,19 @@ use super::build::{Installed, Link, has, installed, package, run};
 
 const EXAMPLE: &str = "examples/migrate.c";
 const ERRORS: &str = "tests/c/errors.c";
-const VALGRIND: [&str; 6] = [
+const VALGRIND: [&str; 7] = [
     "valgrind",
     "--quiet",
     "--leak-check=full",
     "--show-leak-kinds=definite,possible",
     "--error-exitcode=9",
     "--fair-sched=yes",
+    concat!("--suppressions=", env!("CARGO_MANIFEST_DIR"), "/tests/c/valgrind.supp"),
 ];
 const SANITIZE: [&str; 2] = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+
+const USES_HEADER: &str = "#include <precopy.h>\n\
+    int main(void) { return precopy_abi_version() != PRECOPY_ABI_VERSION; }\n";
 
 /// Whether the kernel's record can be had here; says so if not.
 fn has_kernel_tracking() -> bool {
@@ -121,7 +125,7 @@ fn the_header_compiles_as_c_and_as_cpp() {
     let folder = tempfile::tempdir().unwrap();
     let check = |compiler: &str, name: &str, dialect: &str| {
         let source = folder.path().join(name);
-        fs::write(&source, "#include <precopy.h>\nint main(void) { return precopy_abi_version() != PRECOPY_ABI_VERSION; }\n").unwrap();
+        fs::write(&source, USES_HEADER).unwrap();
         let mut command = Command::new(compiler);
         command.arg(dialect).args(["-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
         command.args(installed.pkg_config(&["--cflags"])).arg(&source).arg("-o");
