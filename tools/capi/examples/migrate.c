@@ -27,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, VCPUS = 2, BATCH = 200 };
+enum { PAGE = 4096, VCPUS = 2, BATCH = 20 };
 
 /* Two regions, as below and above the 32-bit PCI window. */
 static const precopy_range MAP[2] = {{0, 4 << 20}, {UINT64_C(4) << 30, 60 << 20}};

@@ -575,6 +575,65 @@ static void works(void) {
     vm_free(&vm);
 }
 
+/* A guest that its user paused arrives paused. */
+static void paused_guests_stay_paused(void) {
+    struct side side = side_new("127.0.0.1:0", NULL);
+    struct vm vm = vm_new();
+    fill(&vm);
+    side_start(&side);
+    precopy_source_options options = to_side(&side);
+    precopy_guest guest = guest_of(&vm);
+    CHECK(precopy_send(&options, vm.memory, &guest, NULL, NULL) == PRECOPY_OK, "sent");
+    side_end(&side, PRECOPY_OK, "");
+    CHECK(same(&vm, &side.vm) && !side.vm.running && side.vm.resumes == 0, "paused");
+    side_free(&side);
+    vm_free(&vm);
+}
+
+/* From a memfd that the source has mapped, to one of which the library has only the descriptor. */
+static void files(void) {
+    const size_t bytes = 2 * PAGES * PAGE, half = bytes / 2;
+    struct side side = {.vm = {.fail = NULL}};
+    struct vm vm = {.running = true};
+    struct vm *ends[2] = {&vm, &side.vm};
+    int fds[2];
+    for (int i = 0; i < 2; i++) {
+        fds[i] = memfd_create("guest", MFD_CLOEXEC);
+        CHECK(fds[i] >= 0 && ftruncate(fds[i], (off_t)bytes) == 0, "memfd");
+        ends[i]->host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fds[i], 0);
+        CHECK(ends[i]->host != MAP_FAILED, "mmap");
+        /* The second half only: the first must stay as it is. */
+        precopy_region region = {.guest_address = 0x100000,
+                                 .length = half,
+                                 .flags = PRECOPY_REGION_FILE,
+                                 .fd = fds[i],
+                                 .file_offset = half};
+        if (i == 0)
+            region.host = ends[i]->host + half;
+        precopy_error *error;
+        precopy_memory_new(&region, 1, sizeof region, 0, &ends[i]->memory, &error);
+        CHECK(error == NULL, "%s", precopy_error_message(error));
+    }
+    close(fds[0]), close(fds[1]);
+    memset(vm.host, 1, bytes - 100 * PAGE);
+    memset(side.vm.host, 2, bytes);
+    precopy_receiver_options listen = {.size = sizeof listen, .listen = "127.0.0.1:0"};
+    CHECK(precopy_receiver_new(&listen, &side.receiver, NULL) == PRECOPY_OK, "receiver");
+    side_start(&side);
+    precopy_source_options options = to_side(&side);
+    precopy_guest guest = guest_of(&vm);
+    CHECK(precopy_send(&options, vm.memory, &guest, NULL, NULL) == PRECOPY_OK, "sent");
+    side_end(&side, PRECOPY_OK, "");
+    CHECK(memcmp(vm.host + half, side.vm.host + half, half) == 0, "memory");
+    for (size_t i = 0; i < half; i++)
+        CHECK(side.vm.host[i] == 2, "byte %zu is not the guest's", i);
+    precopy_receiver_free(side.receiver);
+    for (int i = 0; i < 2; i++) {
+        precopy_memory_free(ends[i]->memory);
+        munmap(ends[i]->host, bytes);
+    }
+}
+
 static void nobody_listens(void) {
     struct vm vm = vm_new();
     precopy_source_options options = to_address("127.0.0.1:1");
@@ -584,6 +643,21 @@ static void nobody_listens(void) {
     precopy_runs_here here;
     EXPECT(precopy_ask("127.0.0.1:1", "1", 300, &here, &error), PRECOPY_ERROR_UNANSWERED, "ask again");
     CHECK(here == PRECOPY_RUNS_HERE_UNKNOWN, "nobody knows");
+    vm_free(&vm);
+}
+
+/* The guest cannot be resumed at the destination, which says so: it goes on at the source. */
+static void resume_fails(void) {
+    struct side side = side_new("127.0.0.1:0", NULL);
+    side.vm.fail = "resume";
+    struct vm vm = vm_new();
+    fill(&vm);
+    side_start(&side);
+    precopy_source_options options = to_side(&side);
+    SEND_FAILS(&vm, &options, PRECOPY_ERROR_FAILED, "resume is out of order", true);
+    side_end(&side, PRECOPY_ERROR_FAILED, "resume is out of order");
+    CHECK(vm.resumes == 1 && !side.vm.running && side.vm.imports == 1, "%d", vm.resumes);
+    side_free(&side);
     vm_free(&vm);
 }
 
@@ -860,7 +934,10 @@ int main(int argc, char **argv) {
         {"memory", memory},
         {"handles", handles},
         {"works", works},
+        {"paused_guests_stay_paused", paused_guests_stay_paused},
+        {"files", files},
         {"nobody_listens", nobody_listens},
+        {"resume_fails", resume_fails},
         {"callbacks_fail", callbacks_fail},
         {"dirty_logs", dirty_logs},
         {"cancelled", cancelled},
@@ -875,7 +952,7 @@ int main(int argc, char **argv) {
         cases[i].run();
         clock_gettime(CLOCK_MONOTONIC, &ended);
         double took = (double)(ended.tv_sec - began.tv_sec) + (double)(ended.tv_nsec - began.tv_nsec) / 1e9;
-        printf("ok %-22s %5.1f s\n", cases[i].name, took);
+        printf("ok %-25s %5.1f s\n", cases[i].name, took);
         fflush(stdout);
         ran++;
     }

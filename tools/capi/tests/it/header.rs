@@ -64,7 +64,7 @@ fn the_header_has_everything() {
     assert!(functions > 20, "only {functions} functions were found");
     let threads = header.matches("Threads: ").count();
     assert_eq!(threads, functions, "each function says which threads may call it");
-    for rust in ["Option<", "usize", "uintptr_t", "Result", "&mut"] {
+    for rust in ["Option<", "usize", "uintptr_t", "Result<", "&mut"] {
         assert!(!header.contains(rust), "{rust} is in the header");
     }
 }
