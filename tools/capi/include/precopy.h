@@ -15,7 +15,7 @@
  *   which must be quick or safe in signal handlers, cannot look.
  * - `error` may be NULL. If not, it gets what went wrong, to be freed by precopy_error_free, or
  *   NULL if nothing did.
- * - Nothing unwinds, exits, or prints. SIGPIPE is never raised. After fork(2) the child must not
+ * - Nothing unwinds, exits, or raises SIGPIPE. After fork(2) the child must not
  *   call the library if the parent had receivers or migrations under way.
  */
 

@@ -869,22 +869,22 @@ static struct child child_new(bool die_at_resume, const char *journal) {
     return child;
 }
 
-static void *kill_soon(void *argument) {
-    sleep_ms(300);
-    kill(*(pid_t *)argument, SIGKILL);
-    return NULL;
+/* Once pages have moved. */
+static void kill_half_way(void *user, const precopy_progress *seen) {
+    if (seen->moved_pages > 0)
+        kill(*(pid_t *)user, SIGKILL);
 }
 
 static void destination_is_killed(void) {
     struct child child = child_new(false, NULL);
     struct vm vm = vm_new();
     fill(&vm);
+    precopy_observer observer = {
+        .size = sizeof observer, .user = &child.pid, .progress = kill_half_way};
     precopy_source_options options = to_address(child.address);
     options.bandwidth_cap_bytes_per_s = 200 << 10;
-    pthread_t thread;
-    CHECK(pthread_create(&thread, NULL, kill_soon, &child.pid) == 0, "thread");
+    options.observer = &observer;
     SEND_FAILS(&vm, &options, PRECOPY_ERROR_FAILED, "", true);
-    pthread_join(thread, NULL);
     waitpid(child.pid, NULL, 0);
     vm_free(&vm);
 }
