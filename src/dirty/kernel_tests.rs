@@ -17,6 +17,8 @@ use crate::units::{GuestAddress, PageIndex, PageRun, PageSize};
 struct KernelRig {
     tracker: Box<dyn DirtyTracker>,
     memory: MappedMemory,
+    /// Who mapped the memory, if that is somebody else. Dropped last.
+    _vmm: Option<MappedMemory>,
 }
 
 impl TrackedMemory for MappedMemory {
@@ -44,6 +46,21 @@ fn pagemap(memory: &MappedMemory, mode: UffdMode) -> PagemapTracker {
     PagemapTracker::new(Arc::clone(memory.host()), mode).unwrap()
 }
 
+/// Private and shared memory, made here and made by a VMM. The last of each is its owner.
+fn kinds(table: &RegionTable) -> Vec<(&'static str, MappedMemory, Option<MappedMemory>)> {
+    let ours = |kind, backing| (kind, memory(table, backing), None);
+    let theirs = |kind, backing| {
+        let (memory, vmm) = adopted(table, backing);
+        (kind, memory, Some(vmm))
+    };
+    vec![
+        ours("anonymous", Backing::Anonymous),
+        ours("memfd", Backing::Memfd),
+        theirs("a VMM's anonymous", Backing::Anonymous),
+        theirs("a VMM's memfd", Backing::Memfd),
+    ]
+}
+
 /// Whether the kernel has what the pagemap tracker needs; says so if not.
 fn has_pagemap() -> bool {
     let table = RegionTable::single(PageSize::BASE, 1).unwrap();
@@ -59,7 +76,21 @@ fn has_pagemap() -> bool {
 
 fn pagemap_rig(table: &RegionTable, backing: Backing, mode: UffdMode) -> KernelRig {
     let memory = memory(table, backing);
-    KernelRig { tracker: Box::new(pagemap(&memory, mode)), memory }
+    KernelRig { tracker: Box::new(pagemap(&memory, mode)), memory, _vmm: None }
+}
+
+/// Memory that a VMM mapped, which begins and ends anywhere in a huge page and in a file.
+fn adopted(table: &RegionTable, backing: Backing) -> (MappedMemory, MappedMemory) {
+    let mut end = 0;
+    let larger = table.regions().iter().map(|region| {
+        let start = GuestAddress::new(end << PageSize::BASE.log2());
+        end += region.pages + 1;
+        Region { start, pages: region.pages + 1 }
+    });
+    let larger: Vec<_> = larger.collect();
+    let vmm = memory(&RegionTable::new(PageSize::BASE, &larger).unwrap(), backing);
+    let host = vmm.host().adopted(table.clone()).unwrap();
+    (MappedMemory::from_host(Arc::new(host)), vmm)
 }
 
 /// How finely the mprotect tracker reports depends on how many mappings the whole process has
@@ -72,7 +103,7 @@ fn alone() -> impl Drop {
 fn mprotect_rig(table: &RegionTable, backing: Backing) -> KernelRig {
     let memory = memory(table, backing);
     let tracker = MprotectTracker::new(Arc::clone(memory.host())).unwrap();
-    KernelRig { tracker: Box::new(tracker), memory }
+    KernelRig { tracker: Box::new(tracker), memory, _vmm: None }
 }
 
 fn members(set: &DenseBitmap) -> BTreeSet<u64> {
@@ -124,6 +155,27 @@ fn pagemap_conforms_for_user_mode_only() {
 }
 
 #[test]
+fn trackers_conform_on_the_memory_of_a_vmm() {
+    let _turn = alone();
+    for backing in [Backing::Anonymous, Backing::Memfd] {
+        if has_pagemap() {
+            let rig = |table: &RegionTable| {
+                let (memory, vmm) = adopted(table, backing);
+                let tracker = Box::new(pagemap(&memory, UffdMode::Best));
+                KernelRig { tracker, memory, _vmm: Some(vmm) }
+            };
+            conformance::check(rig, Traits::exact().with_peek().with_clear());
+        }
+        let rig = |table: &RegionTable| {
+            let (memory, vmm) = adopted(table, backing);
+            let tracker = MprotectTracker::new(Arc::clone(memory.host())).unwrap();
+            KernelRig { tracker: Box::new(tracker), memory, _vmm: Some(vmm) }
+        };
+        conformance::check(rig, Traits::exact().with_peek());
+    }
+}
+
+#[test]
 fn mprotect_conforms() {
     let _turn = alone();
     let traits = Traits::exact().with_peek();
@@ -137,16 +189,15 @@ fn full_blocks_are_exact() {
     if !has_pagemap() {
         return;
     }
-    for backing in [Backing::Anonymous, Backing::Memfd] {
-        let table = RegionTable::single(PageSize::BASE, 16 * 512 + 77).unwrap();
-        let memory = memory(&table, backing);
+    let table = RegionTable::single(PageSize::BASE, 16 * 512 + 77).unwrap();
+    for (kind, memory, _vmm) in kinds(&table) {
         fill(&memory, 0..table.pages());
         let mut tracker = pagemap(&memory, UffdMode::Best);
         tracker.arm().unwrap();
         assert_eq!(harvest(&mut tracker), BTreeSet::new());
         let written = BTreeSet::from([0, 1, 511, 512, 5000, 8191, 8192, table.pages() - 1]);
         fill(&memory, written.iter().copied());
-        assert_eq!(harvest(&mut tracker), written, "{backing:?}");
+        assert_eq!(harvest(&mut tracker), written, "{kind}");
         assert_eq!(harvest(&mut tracker), BTreeSet::new());
     }
 }
@@ -186,9 +237,8 @@ fn discarded_pages_are_reported_once() {
     if !has_pagemap() {
         return;
     }
-    for backing in [Backing::Anonymous, Backing::Memfd] {
-        let table = RegionTable::single(PageSize::BASE, 40 * 512).unwrap();
-        let memory = memory(&table, backing);
+    let table = RegionTable::single(PageSize::BASE, 40 * 512).unwrap();
+    for (kind, memory, _vmm) in kinds(&table) {
         fill(&memory, (0..20 * 512).chain(25 * 512..25 * 512 + 100));
         let map = &memory.host().maps()[0];
         let mut tracker = pagemap(&memory, UffdMode::Best);
@@ -196,14 +246,14 @@ fn discarded_pages_are_reported_once() {
         for gone in [3..4, 512..1024, 5000..6000, 25 * 512 + 7..25 * 512 + 9, 30 * 512..31 * 512] {
             map.discard(bytes(gone.clone())).unwrap();
             let held = if gone.start == 30 * 512 { 0..0 } else { gone.clone() };
-            assert_eq!(harvest(&mut tracker), held.collect(), "{backing:?} {gone:?}");
+            assert_eq!(harvest(&mut tracker), held.collect(), "{kind} {gone:?}");
         }
         assert_eq!(harvest(&mut tracker), BTreeSet::new());
         map.discard(bytes(7..9)).unwrap();
         fill(&memory, [7]);
-        assert_eq!(harvest(&mut tracker), BTreeSet::from([7, 8]), "{backing:?}");
+        assert_eq!(harvest(&mut tracker), BTreeSet::from([7, 8]), "{kind}");
         fill(&memory, [8]);
-        assert_eq!(harvest(&mut tracker), BTreeSet::from([8]), "{backing:?}");
+        assert_eq!(harvest(&mut tracker), BTreeSet::from([8]), "{kind}");
         assert!(memory.is_zero(PageIndex::new(5000)).unwrap());
     }
 }

@@ -93,8 +93,14 @@ impl PagemapTracker {
         };
         let pagemap = Pagemap::open().map_err(|e| lacks("PAGEMAP_SCAN", &e))?;
         let uffd = Userfaultfd::open(mode).map_err(|e| lacks("userfaultfd WP_ASYNC", &e))?;
-        // One region stands for all: they are of the same kind.
-        if let Some(map) = host.maps().first() {
+        for (region, map) in host.maps().iter().enumerate() {
+            if map.backing() == Backing::Other {
+                let why = format!(
+                    "the kernel has no exact record of region {region}; if it is shared memory, \
+                     say which file it is"
+                );
+                return Err(DirtyError::Unsupported { tracker: NAME, why });
+            }
             let addresses = map.mapped_addresses();
             uffd.register(&addresses).map_err(|e| lacks("registering guest memory", &e))?;
         }
@@ -317,8 +323,8 @@ impl DirtyTracker for PagemapTracker {
             return Err(DirtyError::NotArmed { tracker: NAME });
         }
         let host = Arc::clone(&self.host);
-        let granule = host.backing().granule_bytes();
         for piece in host.pieces(window) {
+            let granule = piece.map.backing().granule_bytes();
             let mapped = piece.map.mapped_addresses().len();
             let end = piece.bytes.end.next_multiple_of(granule).min(mapped);
             let bytes = piece.bytes.start - piece.bytes.start % granule..end;
@@ -338,11 +344,9 @@ impl DirtyTracker for PagemapTracker {
         if self.uffd.is_none() {
             return Err(DirtyError::NotArmed { tracker: NAME });
         }
-        if self.host.backing() == Backing::Hugetlb {
-            return Ok(());
-        }
         let host = Arc::clone(&self.host);
-        for piece in runs.iter().flat_map(|run| host.pieces(*run)) {
+        let pieces = runs.iter().flat_map(|run| host.pieces(*run));
+        for piece in pieces.filter(|piece| piece.map.backing() != Backing::Hugetlb) {
             let cleared = self.scan(piece.map, piece.bytes, CLEAR, |_, _, _| {});
             cleared.map_err(system("protect written pages"))?;
         }

@@ -72,6 +72,12 @@ impl MappedMemory {
         Ok(Self { host: Arc::new(host), thp: options.thp })
     }
 
+    /// Memory that a VMM mapped itself ([`Mapping::adopt`](sys::Mapping::adopt)).
+    #[must_use]
+    pub fn from_host(host: Arc<HostMap>) -> Self {
+        Self { host, thp: false }
+    }
+
     /// Where the regions lie: what dirty trackers work on.
     #[must_use]
     pub fn host(&self) -> &Arc<HostMap> {
@@ -236,13 +242,16 @@ impl PageReader for MappedMemory {
         if into.len() != pages {
             return Err(LengthMismatch { ours: into.len(), theirs: pages }.into());
         }
-        let found = match self.backing() {
-            Backing::Memfd => populated_extents(&self.host, into),
-            _ => populated_entries(&self.host, into),
-        };
-        if let Err(refused) = found {
-            tracing::debug!(%refused, "Cannot tell populated pages: all count");
-            into.set_run(self.table().all());
+        for (region, map) in self.host.maps().iter().enumerate() {
+            let found = match map.backing() {
+                Backing::Memfd => populated_extents(&self.host, region, into),
+                Backing::Other => Err(io::ErrorKind::Unsupported.into()),
+                _ => populated_entries(&self.host, region, into),
+            };
+            if let Err(refused) = found {
+                tracing::debug!(%refused, region, "Cannot tell populated pages: all count");
+                into.set_run(self.table().region_run(region).unwrap_or_default());
+            }
         }
         Ok(())
     }
@@ -263,10 +272,10 @@ impl PageWriter for MappedMemory {
     fn zero_run(&self, run: PageRun) -> Result<(), MemoryError> {
         self.check_run(run)?;
         let page_bytes = self.table().page_size().bytes();
-        let granule = self.backing().granule_bytes();
         for piece in self.host.pieces(run) {
-            let whole = inner_blocks(&piece.bytes, granule);
-            let result = if piece.bytes.len() >= GIVE_BACK_BYTES && whole == piece.bytes {
+            let whole = inner_blocks(&piece.bytes, piece.map.backing().granule_bytes());
+            let long = piece.map.made_here() && piece.bytes.len() >= GIVE_BACK_BYTES;
+            let result = if long && whole == piece.bytes {
                 piece.map.discard(piece.bytes)
             } else {
                 Self::clear_in_place(&piece, page_bytes)
@@ -282,7 +291,8 @@ impl PageWriter for MappedMemory {
         self.check_run(run)?;
         for piece in self.host.pieces(run) {
             let blocks = inner_blocks(&piece.bytes, HUGE_PAGE_BYTES);
-            if self.backing() == Backing::Anonymous && !self.thp && !blocks.is_empty() {
+            let ours = piece.map.made_here() && piece.map.backing() == Backing::Anonymous;
+            if ours && !self.thp && !blocks.is_empty() {
                 // Only for speed: a kernel without them, or out of mappings, says no.
                 let _ = piece.map.advise_huge(blocks);
             }
@@ -298,8 +308,8 @@ fn inner_blocks(bytes: &Range<usize>, block: usize) -> Range<usize> {
     start..(bytes.end - bytes.end % block).max(start)
 }
 
-/// Pages with an entry in the page table.
-fn populated_entries(host: &HostMap, into: &mut DenseBitmap) -> io::Result<()> {
+/// Pages of a region with an entry in the page table.
+fn populated_entries(host: &HostMap, region: usize, into: &mut DenseBitmap) -> io::Result<()> {
     let pagemap = Pagemap::open()?;
     let mut buffer = RegionBuffer::new();
     let query = Query {
@@ -307,24 +317,20 @@ fn populated_entries(host: &HostMap, into: &mut DenseBitmap) -> io::Result<()> {
         any_of: Categories::PRESENT | Categories::SWAPPED,
         ..Query::default()
     };
-    for (region, map) in host.maps().iter().enumerate() {
-        let addresses = map.mapped_addresses();
-        pagemap.scan(addresses.clone(), query, &mut buffer, |found, _| {
-            let bytes = found.start - addresses.start..found.end - addresses.start;
-            into.set_run(host.pages_touched(region, bytes));
-        })?;
-    }
+    let addresses = host.maps()[region].mapped_addresses();
+    pagemap.scan(addresses.clone(), query, &mut buffer, |found, _| {
+        let bytes = found.start - addresses.start..found.end - addresses.start;
+        into.set_run(host.pages_touched(region, bytes));
+    })?;
     Ok(())
 }
 
 /// Pages that lie in a data extent of the region's file.
-fn populated_extents(host: &HostMap, into: &mut DenseBitmap) -> io::Result<()> {
-    for (region, map) in host.maps().iter().enumerate() {
-        let mut from = 0;
-        while let Some(data) = map.next_data(from)? {
-            into.set_run(host.pages_touched(region, data.clone()));
-            from = data.end;
-        }
+fn populated_extents(host: &HostMap, region: usize, into: &mut DenseBitmap) -> io::Result<()> {
+    let (map, mut from) = (&host.maps()[region], 0);
+    while let Some(data) = map.next_data(from)? {
+        into.set_run(host.pages_touched(region, data.clone()));
+        from = data.end;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Where the guest's regions lie in this process: one mapping a region.
+#![cfg_attr(test, allow(unsafe_code))]
 
 use std::io;
 use std::ops::Range;
@@ -14,7 +15,6 @@ use crate::units::PageRun;
 pub struct HostMap {
     table: RegionTable,
     maps: Vec<Mapping>,
-    backing: Backing,
 }
 
 /// The part of a run that lies in one mapping.
@@ -58,7 +58,21 @@ impl HostMap {
             let run = table.region_run(region).unwrap_or_default();
             maps.push(Mapping::new(run.bytes(table.page_size()), backing)?);
         }
-        Ok(Self { table, maps, backing })
+        Ok(Self { table, maps })
+    }
+
+    /// Puts mappings together, one a region in the table's order: a VMM's own memory.
+    ///
+    /// # Errors
+    /// If there are more or fewer than regions, or one has another length than its region.
+    pub fn from_mappings(table: RegionTable, maps: Vec<Mapping>) -> io::Result<Self> {
+        let lengths = (0..table.regions().len())
+            .map(|region| table.region_run(region).unwrap_or_default().bytes(table.page_size()));
+        if !maps.iter().map(Mapping::guest_bytes).eq(lengths) {
+            let why = "the mappings are not as long as the regions";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        Ok(Self { table, maps })
     }
 
     /// The guest's memory map.
@@ -73,10 +87,12 @@ impl HostMap {
         &self.maps
     }
 
-    /// What the memory is made of.
+    /// What the memory is made of; [`Backing::Other`] if not all of it is of one kind.
     #[must_use]
     pub fn backing(&self) -> Backing {
-        self.backing
+        let mut kinds = self.maps.iter().map(Mapping::backing);
+        let first = kinds.next().unwrap_or_default();
+        if kinds.all(|kind| kind == first) { first } else { Backing::Other }
     }
 
     /// The pieces of a run, one for each region that it touches. Pages past the end are left out.
@@ -98,5 +114,25 @@ impl HostMap {
         let first = ((bytes.start >> size.log2()) as u64).min(last);
         let start = whole.start().get();
         PageRun::from_range(start + first..start + last)
+    }
+}
+
+#[cfg(test)]
+impl HostMap {
+    /// This guest's memory as a VMM's own, without the first page of each region: so it begins
+    /// and ends anywhere in a huge page, and in a file. `self` must outlive it.
+    pub(crate) fn adopted(&self, table: RegionTable) -> io::Result<Self> {
+        let page = base_page_bytes();
+        let adopt = |map: &Mapping| {
+            let start = map.addresses().start + page;
+            let base = std::ptr::with_exposed_provenance_mut::<u8>(start);
+            let base = std::ptr::NonNull::new(base).ok_or(io::ErrorKind::InvalidInput)?;
+            let file = map.file().map(|file| file.try_clone_to_owned()).transpose()?;
+            let file = file.map(|file| (file, page as u64));
+            // SAFETY: the caller keeps the memory; it is only ever seen as atomics.
+            unsafe { Mapping::adopt(base, map.guest_bytes() - page, map.backing(), file) }
+        };
+        let maps = self.maps.iter().map(adopt).collect::<io::Result<_>>()?;
+        Self::from_mappings(table, maps)
     }
 }

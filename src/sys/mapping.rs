@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -11,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, MmapAdvise, madvise};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
 use nix::sys::stat::fstat;
 use nix::unistd::{SysconfVar, Whence, ftruncate, lseek, sysconf};
 
@@ -31,6 +32,9 @@ pub enum Backing {
     Memfd,
     /// Private huge pages of 2 MiB from the system's pool, which must have them free.
     Hugetlb,
+    /// A VMM's own memory of a kind that the kernel's record does not cover: shared memory whose
+    /// file is not known, or private memory over a file. All of it counts as populated.
+    Other,
 }
 
 impl Backing {
@@ -41,6 +45,7 @@ impl Backing {
             Self::Anonymous => "anonymous",
             Self::Memfd => "memfd",
             Self::Hugetlb => "hugetlb",
+            Self::Other => "other",
         }
     }
 
@@ -61,7 +66,8 @@ pub fn base_page_bytes() -> usize {
     bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(4096)
 }
 
-/// One contiguous, zero-initialised mapping, aligned to [`HUGE_PAGE_BYTES`].
+/// One contiguous mapping: [made here](Self::new), zero-initialised and aligned to
+/// [`HUGE_PAGE_BYTES`]; [of a file](Self::of_file); or [a VMM's own](Self::adopt).
 ///
 /// Invariant: `base` is the start of `mapped_bytes` bytes, mapped readable (and writable, but for
 /// moments in which a dirty tracker write-protects pages and handles the faults), from
@@ -73,6 +79,20 @@ pub struct Mapping {
     mapped_bytes: usize,
     backing: Backing,
     file: Option<OwnedFd>,
+    /// Where in the file the mapping starts.
+    file_start: u64,
+    keeper: Keeper,
+}
+
+/// Who unmaps a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Keeper {
+    /// This type, and it may give pages back to the system.
+    Here,
+    /// This type; what the file holds is the VMM's.
+    HereOfFile,
+    /// The VMM.
+    Vmm,
 }
 
 // SAFETY: the mapping is plain memory that is only reached through atomic words and system calls;
@@ -87,6 +107,7 @@ impl Mapping {
     /// # Errors
     /// If the system refuses: out of address space, file descriptors, or huge pages.
     pub fn new(guest_bytes: usize, backing: Backing) -> io::Result<Self> {
+        let (file_start, keeper) = (0, Keeper::Here);
         let mapped_bytes = guest_bytes
             .checked_next_multiple_of(HUGE_PAGE_BYTES)
             .ok_or(io::ErrorKind::OutOfMemory)?;
@@ -104,8 +125,88 @@ impl Mapping {
                 ftruncate(&file, length)?;
                 (map_aligned(mapped_bytes, &Content::File(file.as_fd()))?, Some(file))
             }
+            Backing::Other => return Err(io::ErrorKind::InvalidInput.into()),
         };
-        Ok(Self { base, guest_bytes, mapped_bytes, backing, file })
+        Ok(Self { base, guest_bytes, mapped_bytes, backing, file, file_start, keeper })
+    }
+
+    /// Maps `bytes` bytes of a VMM's file, shared, from byte `start` of it on. Dirty trackers
+    /// see only what is written through this mapping, which the VMM's own writes are not: mark
+    /// those.
+    ///
+    /// # Errors
+    /// If the file is shorter than that, `start` or `bytes` is not a multiple of the page size, or
+    /// the system refuses.
+    pub fn of_file(file: OwnedFd, start: u64, bytes: usize, backing: Backing) -> io::Result<Self> {
+        let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+        let size = u64::try_from(fstat(&file)?.st_size).unwrap_or(0);
+        let end = start.checked_add(bytes as u64);
+        if end.is_none_or(|end| end > size) || !bytes.is_multiple_of(base_page_bytes()) {
+            let why =
+                format!("{bytes} bytes from {start} on are not whole pages of a file of {size}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let at = i64::try_from(start).map_err(|_| Errno::EOVERFLOW)?;
+        let rw = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+        let base = unsafe { mmap(None, length, rw, flags, &file, at) }?.cast();
+        let (file, keeper) = (Some(file), Keeper::HereOfFile);
+        Ok(Self {
+            base,
+            guest_bytes: bytes,
+            mapped_bytes: bytes,
+            backing,
+            file,
+            file_start: start,
+            keeper,
+        })
+    }
+
+    /// Takes part in memory that a VMM mapped and keeps. `file` is what is mapped there and from
+    /// which byte on, for [`Backing::Memfd`]. Nothing is unmapped, advised or given back here.
+    ///
+    /// # Safety
+    /// Until the result is dropped, `bytes` bytes from `base` on must stay mapped, readable, and
+    /// writable if this mapping is written or tracked; they must be of the kind that `backing`
+    /// says. No Rust code may hold a reference to them that is not to atomics; access by other
+    /// code counts as that of another process.
+    ///
+    /// # Errors
+    /// If `base` or `bytes` is not a multiple of the backing's granule.
+    pub unsafe fn adopt(
+        base: NonNull<u8>,
+        bytes: usize,
+        backing: Backing,
+        file: Option<(OwnedFd, u64)>,
+    ) -> io::Result<Self> {
+        let granule = backing.granule_bytes();
+        if !base.as_ptr().addr().is_multiple_of(granule) || !bytes.is_multiple_of(granule) {
+            let why = format!("memory at {base:p} of {bytes} bytes is not made of whole pages");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        if (backing == Backing::Memfd) != file.is_some() {
+            let why = "shared memory needs its file, and no other has one";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let (file, file_start) = file.map_or((None, 0), |(file, start)| (Some(file), start));
+        let keeper = Keeper::Vmm;
+        Ok(Self {
+            base,
+            guest_bytes: bytes,
+            mapped_bytes: bytes,
+            backing,
+            file,
+            file_start,
+            keeper,
+        })
+    }
+
+    /// Whether the memory was made here, so that advice may be given on it and pages of it may be
+    /// given back to the system. A VMM's own may be locked, or pinned for a device.
+    #[must_use]
+    pub fn made_here(&self) -> bool {
+        self.keeper == Keeper::Here
     }
 
     /// What the memory is made of.
@@ -187,7 +288,8 @@ impl Mapping {
             return Ok(());
         }
         let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let (offset, length) = (file_offset(range.start)?, file_offset(range.len())?);
+        let length = i64::try_from(range.len()).map_err(|_| Errno::EFBIG)?;
+        let offset = self.file_offset(range.start)?;
         fallocate(file, mode, offset, length).map_err(io::Error::from)
     }
 
@@ -197,8 +299,18 @@ impl Mapping {
     /// If the system refuses.
     pub fn data_bytes(&self) -> io::Result<Option<u64>> {
         let Some(file) = &self.file else { return Ok(None) };
-        // The unit of `st_blocks` is 512 bytes, whatever the file system's own is (stat(2)).
-        Ok(Some(u64::try_from(fstat(file)?.st_blocks).unwrap_or(0) * 512))
+        let facts = fstat(file)?;
+        if self.file_start == 0 && usize::try_from(facts.st_size) == Ok(self.mapped_bytes) {
+            // The unit of `st_blocks` is 512 bytes, whatever the file system's own is (stat(2)).
+            return Ok(Some(u64::try_from(facts.st_blocks).unwrap_or(0) * 512));
+        }
+        // Other parts of the file count, too.
+        let (mut sum, mut from) = (0, 0);
+        while let Some(data) = self.next_data(from)? {
+            sum += data.len() as u64;
+            from = data.end;
+        }
+        Ok(Some(sum))
     }
 
     /// The first extent of data in a memfd at or after byte `from`; `None` if there is none, or no
@@ -209,8 +321,8 @@ impl Mapping {
     pub fn next_data(&self, from: usize) -> io::Result<Option<Range<usize>>> {
         let Some(file) = &self.file else { return Ok(None) };
         let Some(start) = self.next_data_start(from)? else { return Ok(None) };
-        let end = lseek(file, file_offset(start)?, Whence::SeekHole)?;
-        Ok(Some(start..usize::try_from(end).map_err(|_| Errno::EOVERFLOW)?))
+        let end = lseek(file, self.file_offset(start)?, Whence::SeekHole)?;
+        Ok(Some(start..self.mapping_offset(end)?.min(self.mapped_bytes)))
     }
 
     /// Where the next data of a memfd are, at or after byte `from`. Unlike the end of an extent,
@@ -220,11 +332,27 @@ impl Mapping {
     /// If the system refuses.
     pub fn next_data_start(&self, from: usize) -> io::Result<Option<usize>> {
         let Some(file) = &self.file else { return Ok(None) };
-        match lseek(file, file_offset(from)?, Whence::SeekData) {
-            Ok(start) => Ok(Some(usize::try_from(start).map_err(|_| Errno::EOVERFLOW)?)),
+        match lseek(file, self.file_offset(from)?, Whence::SeekData) {
+            Ok(start) => {
+                let start = self.mapping_offset(start)?;
+                Ok((start < self.mapped_bytes).then_some(start))
+            }
             Err(Errno::ENXIO) => Ok(None),
             Err(refused) => Err(refused.into()),
         }
+    }
+
+    /// Where in the file a byte of the mapping lies.
+    fn file_offset(&self, byte: usize) -> io::Result<i64> {
+        let offset = self.file_start.checked_add(byte as u64);
+        let offset = offset.and_then(|offset| i64::try_from(offset).ok());
+        offset.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    /// Where in the mapping a byte of the file lies that is not before its start.
+    fn mapping_offset(&self, byte: i64) -> io::Result<usize> {
+        let byte = u64::try_from(byte).ok().and_then(|byte| byte.checked_sub(self.file_start));
+        byte.and_then(|byte| usize::try_from(byte).ok()).ok_or_else(|| Errno::EOVERFLOW.into())
     }
 
     fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> io::Result<()> {
@@ -249,10 +377,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        give_back(self.base, self.mapped_bytes);
+        if self.keeper != Keeper::Vmm {
+            give_back(self.base, self.mapped_bytes);
+        }
     }
-}
-
-fn file_offset(bytes: usize) -> io::Result<i64> {
-    i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput.into())
 }

@@ -92,7 +92,7 @@ impl WriteWatch {
     /// registered already.
     pub fn new(host: Arc<HostMap>, region: usize) -> io::Result<Self> {
         let map = host.maps().get(region).ok_or(io::ErrorKind::InvalidInput)?;
-        let granule = host.backing().granule_bytes().max(host.table().page_size().bytes());
+        let granule = map.backing().granule_bytes().max(host.table().page_size().bytes());
         let bytes = map.guest_bytes().next_multiple_of(granule);
         let start = map.addresses().start;
         let addresses = start..start + bytes;

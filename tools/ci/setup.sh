@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # Installs what the deeper tests need and a plain Debian with Rust may lack: a linker and C++
-# compiler (fuzz targets), iproute2 (tests in network namespaces), git (planted faults), Chromium
-# with a font (the report's page). Installs nothing that is there.
+# compiler (fuzz targets), iproute2 (tests in network namespaces), git (planted faults), pkg-config
+# and valgrind (the C API), Chromium with a font (the report's page). Installs nothing that is there.
 set -euo pipefail
 
 missing=()
@@ -12,6 +12,11 @@ need c++ g++
 need ip iproute2
 need git git
 need cargo cargo-is-missing
+# Without these one check says loudly what it left out.
+wished=()
+wish() { command -v "$1" >/dev/null || wished+=("$2"); }
+wish pkg-config pkg-config
+wish valgrind valgrind
 if printf '%s\n' "${missing[@]-}" | grep -q cargo-is-missing; then
     echo "cargo is missing: install Rust (https://rustup.rs) first"
     exit 1
@@ -23,15 +28,17 @@ browser=
 for name in chromium chromium-browser google-chrome; do
     if [ -n "${CHROMIUM:-}" ] || command -v "$name" >/dev/null; then browser=there; fi
 done
-if [ ${#missing[@]} -eq 0 ] && [ -n "$browser" ]; then
+if [ $((${#missing[@]} + ${#wished[@]})) -eq 0 ] && [ -n "$browser" ]; then
     echo "nothing is missing"
     exit 0
 fi
 [ -n "$browser" ] || echo "missing: chromium"
 [ ${#missing[@]} -eq 0 ] || echo "missing: ${missing[*]}"
+[ ${#wished[@]} -eq 0 ] || echo "missing: ${wished[*]}"
 if ! command -v apt-get >/dev/null; then
     echo "no apt-get here: install them by hand"
-    # The browser alone is no reason to stop: what needs it says loudly that it is left out.
+    # The browser and what is wished alone are no reason to stop: what needs them says loudly that
+    # it is left out.
     [ ${#missing[@]} -eq 0 ]
     exit
 fi
@@ -42,6 +49,10 @@ export DEBIAN_FRONTEND=noninteractive
 if [ ${#missing[@]} -gt 0 ]; then
     $sudo apt-get install -qy --no-install-recommends "${missing[@]}"
 fi
+for package in ${wished[@]+"${wished[@]}"}; do
+    $sudo apt-get install -qy --no-install-recommends "$package" ||
+        echo "SKIPPED: $package could not be installed: a part of the C API will not be tested"
+done
 # Large, and not everywhere to be had: without it one check says loudly that it was left out.
 if [ -z "$browser" ] &&
     ! $sudo apt-get install -qy --no-install-recommends chromium fonts-dejavu-core; then
