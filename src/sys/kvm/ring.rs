@@ -59,8 +59,9 @@ impl Ring {
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<Entry>(), count) }
     }
 
-    /// Takes what is there, once around at most.
-    fn take(&mut self, visit: &mut impl FnMut(u32, u64)) -> u64 {
+    /// Takes what is there; `None` if it is as many entries as the ring has. A kernel stops the vCPU
+    /// well before that, so one that did not has written over entries that nobody had taken.
+    fn take(&mut self, visit: &mut impl FnMut(u32, u64)) -> Option<u64> {
         let (mut taken, mut next) = (0, self.next);
         let entries = self.entries();
         while taken < entries.len() {
@@ -75,7 +76,7 @@ impl Ring {
             taken += 1;
         }
         self.next = next;
-        taken as u64
+        (taken < self.entries().len()).then_some(taken as u64)
     }
 }
 
@@ -121,9 +122,17 @@ impl KvmRings {
     /// than once, and has the kernel protect them again. Returns the number of entries.
     ///
     /// # Errors
-    /// If the kernel refuses. What was visited is then taken, and may not be protected.
+    /// If the kernel refuses, or has lost entries. What was visited is then taken, and may not be
+    /// protected.
     pub fn take(&mut self, mut visit: impl FnMut(u32, u64)) -> io::Result<u64> {
-        let taken = self.rings.iter_mut().map(|ring| ring.take(&mut visit)).sum();
+        let mut taken = Some(0);
+        for ring in &mut self.rings {
+            taken = ring.take(&mut visit).and_then(|one| Some(one + taken?));
+        }
+        let taken = taken.ok_or_else(|| {
+            io::Error::other("the kernel filled a ring to the last entry instead of stopping the \
+                 vCPU, and has written over entries that nobody had taken")
+        })?;
         self.unreset |= taken > 0;
         let mut interrupted = 0;
         while self.unreset {

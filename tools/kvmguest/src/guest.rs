@@ -22,7 +22,7 @@ use crate::config::GuestConfig;
 use crate::layout::{self, CONTROL_STOP, MSR_KERNEL_GS_BASE, TPR_RANGE};
 use crate::model::{Model, Position};
 use crate::state::{MachineState, VcpuState, readable_msrs, refused};
-use crate::sys::{Kick, prepare_kicks};
+use crate::sys::{Kick, prepare_kicks, set_xsave};
 use crate::track::{Tracking, Tracks};
 use crate::vcpu::{Control, Vcpu, lock};
 
@@ -245,11 +245,9 @@ fn set_start(config: &GuestConfig, fd: &VcpuFd, number: u8) -> errno::Result<()>
     fd.set_sregs(&sregs)?;
     let regs = layout::start_regs(config, number);
     fd.set_regs(&regs)?;
-    let mut fpu = fd.get_fpu()?;
-    let (steps, random) = fpu.xmm[0].split_at_mut(8);
-    steps.copy_from_slice(&regs.rsi.to_le_bytes());
-    random.copy_from_slice(&regs.rdi.to_le_bytes());
-    fd.set_fpu(&fpu)?;
+    let mut xsave = fd.get_xsave()?;
+    layout::set_sse_register(&mut xsave, [regs.rsi, regs.rdi]);
+    set_xsave(fd, &xsave)?;
     let mut debug = fd.get_debug_regs()?;
     debug.db[0] = regs.r8;
     fd.set_debug_regs(&debug)?;

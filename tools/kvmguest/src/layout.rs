@@ -4,7 +4,7 @@
 //! Two regions with a hole between them: system pages at address 0 (page tables, code, one control
 //! page a vCPU), and the data that the guest works on. Page tables map the first 4 GiB one to one.
 
-use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs, kvm_xsave};
 use precopy::memory::{MappedMemory, MemoryError};
 use precopy::region::{Region, RegionError, RegionTable};
 use precopy::units::{GuestAddress, PageIndex, PageSize};
@@ -182,4 +182,21 @@ pub(crate) fn set_long_mode(sregs: &mut kvm_sregs) {
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     sregs.cr3 = PML4_PAGE * PAGE_BYTES;
     (sregs.cr0, sregs.cr4, sregs.efer) = (CR0, CR4, EFER);
+}
+
+/// Puts two words into SSE register 0 of an extended state. Setting them by `KVM_SET_FPU` would
+/// leave the state's header saying that the SSE registers are as after a reset, and so they would
+/// be.
+pub(crate) fn set_sse_register(xsave: &mut kvm_xsave, words: [u64; 2]) {
+    /// Where the register lies in the legacy region, and the bit of the header that says that it
+    /// holds something (Intel SDM, volume 1, 13.4), in words of 32 bits.
+    const XMM0: usize = 160 / 4;
+    const HEADER: usize = 512 / 4;
+    const SSE: u32 = 1 << 1;
+    let halves = words.into_iter().flat_map(u64::to_le_bytes);
+    let halves: Vec<u8> = halves.collect();
+    for (to, from) in xsave.region[XMM0..].iter_mut().zip(halves.as_chunks().0) {
+        *to = u32::from_le_bytes(*from);
+    }
+    xsave.region[HEADER] |= SSE;
 }

@@ -31,6 +31,7 @@ struct State {
     want: Want,
     /// Counts the starts: a vCPU that stopped by itself waits for the next one.
     start: u64,
+    /// Since the last start.
     parked: usize,
     throttle_percent: u8,
     fault: Option<String>,
@@ -69,6 +70,7 @@ impl Control {
         if state.want == Want::Pause {
             state.want = Want::Run;
             state.start += 1;
+            state.parked = 0;
             self.changed.notify_all();
         }
     }
@@ -100,14 +102,15 @@ impl Control {
 
     /// Parks a vCPU until the next start after `seen`; `None` if its thread is to end.
     fn park(&self, seen: u64, kick: &Kick) -> Option<u64> {
-        let mut state = lock(&self.state);
-        state.parked += 1;
-        self.changed.notify_all();
-        let parked = |state: &mut State| {
+        let parks = |state: &mut State| {
             state.want == Want::Pause || (state.want == Want::Run && state.start == seen)
         };
-        state = self.changed.wait_while(state, parked).unwrap_or_else(PoisonError::into_inner);
-        state.parked -= 1;
+        let mut state = lock(&self.state);
+        if parks(&mut state) {
+            state.parked += 1;
+            self.changed.notify_all();
+            state = self.changed.wait_while(state, parks).unwrap_or_else(PoisonError::into_inner);
+        }
         // Under the lock: whoever wants it out again kicks after this.
         kick.clear();
         (state.want == Want::Run).then_some(state.start)
