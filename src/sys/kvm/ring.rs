@@ -130,8 +130,10 @@ impl KvmRings {
             taken = ring.take(&mut visit).and_then(|one| Some(one + taken?));
         }
         let taken = taken.ok_or_else(|| {
-            io::Error::other("the kernel filled a ring to the last entry instead of stopping the \
-                 vCPU, and has written over entries that nobody had taken")
+            io::Error::other(
+                "the kernel filled a ring to the last entry instead of stopping the \
+                 vCPU, and has written over entries that nobody had taken",
+            )
         })?;
         self.unreset |= taken > 0;
         let mut interrupted = 0;

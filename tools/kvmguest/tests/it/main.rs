@@ -2,3 +2,4 @@
 //! The guest on its own, and its migrations. All need /dev/kvm.
 
 mod guest;
+mod migrations;
