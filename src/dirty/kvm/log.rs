@@ -29,8 +29,7 @@ pub enum ClearAt {
     /// When a page is about to be read (see [`DirtyTracker::needs_rearm`]).
     #[default]
     Send,
-    /// At once. Harvests that nothing is sent after, such as those of a pre-flight, then report
-    /// only what is new.
+    /// At once, for all pages that a harvest reports: one call a slot, and a peek sees every page.
     Harvest,
 }
 

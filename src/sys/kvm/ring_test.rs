@@ -137,7 +137,7 @@ fn drive(
                 reported.push(page);
             }
         });
-        let taken = taken.map_err(|error| format!("it cannot be reset: {error}"))?;
+        let taken = taken.map_err(|error| error.to_string())?;
         for page in reported {
             if let Some(seen) = usize::try_from(page).ok().and_then(|page| seen.get_mut(page)) {
                 *seen = value(page);
