@@ -240,3 +240,40 @@ impl Drop for KvmSlots {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::Backing;
+    use crate::units::PageSize;
+    use kvm_ioctls::Kvm;
+
+    /// Slots that a VMM made: they must be the memory map's, can be logged, and stay.
+    #[test]
+    fn slots_of_others_are_adopted() {
+        let Ok(vm) = Kvm::new().and_then(|kvm| kvm.create_vm()) else {
+            println!("SKIPPED: no VM can be had from /dev/kvm");
+            return;
+        };
+        let (vm, table) = (Arc::new(vm), RegionTable::single(PageSize::BASE, 100).unwrap());
+        let host = Arc::new(HostMap::new(table.clone(), Backing::Anonymous).unwrap());
+        let theirs = KvmSlots::map(Arc::clone(&vm), Arc::clone(&host), 3).unwrap();
+        let other = RegionTable::single(PageSize::BASE, 99).unwrap();
+        // SAFETY: the slot is the one that `theirs` made, and `theirs` outlives both values.
+        let refused = unsafe { KvmSlots::adopt(Arc::clone(&vm), other, theirs.slots.clone()) };
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        // SAFETY: as above.
+        let adopted = unsafe { KvmSlots::adopt(Arc::clone(&vm), table, theirs.slots.clone()) };
+        let adopted = adopted.unwrap();
+        assert_eq!((adopted.region_of(3), adopted.slot_pages(0)), (Some(0), 100));
+        adopted.log(true).unwrap();
+        theirs.read_log(0, &mut [0; 2]).unwrap();
+        drop(adopted);
+        theirs.read_log(0, &mut [0; 2]).unwrap();
+        theirs.log(false).unwrap();
+        assert!(theirs.read_log(0, &mut [0; 2]).is_err(), "nothing is logged");
+        drop(theirs);
+        // The addresses and the number are free again.
+        KvmSlots::map(vm, host, 3).unwrap();
+    }
+}

@@ -19,7 +19,7 @@ use crate::guest::has_kvm;
 
 const PAGES_MAX: u64 = 1 << 16;
 
-pub(crate) fn options(policy: &str) -> SourceOptions {
+fn options(policy: &str) -> SourceOptions {
     let guards = Guards::parse("max_rounds=12,action=stop").unwrap();
     let mut options =
         SourceOptions::new(StrategySpec::parse(policy).unwrap().build().guarded(&guards));
@@ -30,10 +30,19 @@ pub(crate) fn options(policy: &str) -> SourceOptions {
 }
 
 /// Moves a guest to a VM of its own behind a loopback connection.
-pub(crate) fn migrate(
+fn migrate(
     from: &SharedGuest,
     options: SourceOptions,
     tracking: Tracking,
+) -> (Report, Option<SharedGuest>) {
+    migrate_until(from, options, tracking, &CancelToken::new())
+}
+
+fn migrate_until(
+    from: &SharedGuest,
+    options: SourceOptions,
+    tracking: Tracking,
+    cancel: &CancelToken,
 ) -> (Report, Option<SharedGuest>) {
     let listener = TcpListener::bind("127.0.0.1:0", TcpOptions::default()).unwrap();
     let target = listener.local_addr().to_string();
@@ -53,7 +62,7 @@ pub(crate) fn migrate(
             received.ok().and(there)
         });
         let mut connector = TcpConnector::new(target, TcpOptions::default());
-        let report = from.send(options, &mut connector, &CancelToken::new(), &mut ()).unwrap();
+        let report = from.send(options, &mut connector, cancel, &mut ()).unwrap();
         (report, destination.join().unwrap())
     })
 }
@@ -121,4 +130,56 @@ fn four_vcpus_move_with_another_log() {
         let migrations = number("PRECOPY_KVM_MIGRATIONS", 1);
         chain(GuestConfig::new(4, 2048), migrations, Tracking::LogAtHarvest);
     }
+}
+
+/// With rings where they pass their self-test, and with the log and a reason where they do not.
+#[test]
+fn rings_are_used_or_refused_with_a_reason() {
+    if !has_kvm() {
+        return;
+    }
+    let guest = SharedGuest::start(GuestConfig::new(1, 64), Tracking::Ring).unwrap();
+    let why = guest.tracker_why();
+    println!("{why}");
+    assert!(why.contains("lost none of") || why.contains("not its rings: "), "{why}");
+    drop(guest);
+    chain(GuestConfig::new(2, 1024), 1, Tracking::Ring);
+}
+
+/// An attempt that fails leaves the guest where it is, and the next one moves it whole (R5).
+#[test]
+fn a_refused_guest_goes_on_and_moves_later() {
+    if !has_kvm() {
+        return;
+    }
+    let mut guest = SharedGuest::start(GuestConfig::new(2, PAGES_MAX + 1), Tracking::Log).unwrap();
+    guest.resume().unwrap();
+    run_on(&guest, 500);
+    let (report, there) = migrate(&guest, options("xen"), Tracking::Log);
+    assert_eq!(report.outcome, Outcome::SourceKeepsRunning);
+    assert!(report.failure.is_some_and(|why| why.contains("at most 65536 may run")));
+    assert!(there.is_none() && guest.is_running());
+    run_on(&guest, 500);
+    assert!(guest.audit().unwrap().is_clean());
+
+    // Cancelled in the middle: what was sent must be sent again.
+    let mut guest = SharedGuest::start(GuestConfig::new(2, 2048), Tracking::Log).unwrap();
+    guest.resume().unwrap();
+    run_on(&guest, 500);
+    let cancel = CancelToken::new();
+    let mut slow = options("fixed-rounds:rounds=20");
+    slow.bandwidth_cap_bytes_per_s = Some(4_000_000);
+    let (report, there) = thread::scope(|scope| {
+        scope.spawn(|| {
+            run_on(&guest, 3000);
+            cancel.cancel();
+        });
+        migrate_until(&guest, slow, Tracking::Log, &cancel)
+    });
+    assert_eq!(report.outcome, Outcome::SourceKeepsRunning, "{:?}", report.failure);
+    assert!(there.is_none() && guest.is_running() && report.totals.sent_pages > 0);
+    let (report, there) = migrate(&guest, options("xen"), Tracking::Log);
+    assert_eq!(report.outcome, Outcome::HandedOver);
+    let arrived = there.unwrap().audit().unwrap();
+    assert!(report.verified && arrived.is_clean(), "{arrived}");
 }
