@@ -9,8 +9,8 @@
 //! The kernel clears whole words of 64 pages or parts of them, as a mask says. Beside the pages of
 //! the run, pages of the same words that an earlier harvest has reported are cleared in the same
 //! call: they are owed already, and their turn comes later, so that a write from now on is logged
-//! and a write until now is read. Pages that no harvest has reported keep their bit. Scattered pages
-//! thus cost one call for each word of the log rather than for each page.
+//! and a write until now is read. Pages that no harvest has reported keep their bit. So scattered
+//! pages cost one call for each word of the log rather than for each page.
 
 use std::sync::Arc;
 

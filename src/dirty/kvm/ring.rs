@@ -90,8 +90,8 @@ impl fmt::Debug for KvmRingLog {
 }
 
 /// Dirty tracking by the dirty rings of KVM's vCPUs. Where the processor itself keeps a list of
-/// written pages (Intel's PML), a vCPU that is in the guest shows its last pages only when it leaves
-/// it; a paused one has shown all.
+/// written pages (Intel's PML), a vCPU shows its last pages only when it leaves the guest; a paused
+/// one has shown all.
 #[derive(Debug)]
 pub struct KvmRingTracker {
     log: Arc<KvmRingLog>,

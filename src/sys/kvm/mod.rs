@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! KVM: memory slots with their dirty logs, and dirty rings.
 //!
-//! kvm-ioctls has neither `KVM_CLEAR_DIRTY_LOG` nor the rings, and its `KVM_GET_DIRTY_LOG` allocates
-//! at each call; numbers and layouts are those of `include/uapi/linux/kvm.h`.
+//! kvm-ioctls has neither `KVM_CLEAR_DIRTY_LOG` nor the rings, and its `KVM_GET_DIRTY_LOG`
+//! allocates at each call; numbers and layouts are those of `include/uapi/linux/kvm.h`.
 #![allow(unsafe_code)]
 
 mod ring;

@@ -59,8 +59,8 @@ impl Ring {
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<Entry>(), count) }
     }
 
-    /// Takes what is there; `None` if it is as many entries as the ring has. A kernel stops the vCPU
-    /// well before that, so one that did not has written over entries that nobody had taken.
+    /// Takes what is there; `None` if it is as many entries as the ring has. A kernel stops the
+    /// vCPU well before that; one that did not has written over entries that nobody had taken.
     fn take(&mut self, visit: &mut impl FnMut(u32, u64)) -> Option<u64> {
         let (mut taken, mut next) = (0, self.next);
         let entries = self.entries();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Whether dirty rings work here, found out in a VM made for it.
 //!
-//! A kernel can offer rings and then lose entries, or call a ring full that is empty, for ever. So a
-//! small guest adds to a word of each of its pages, round after round, until its ring was full
+//! A kernel can offer rings and then lose entries, or call a ring full that is empty, for ever. So
+//! a small guest adds to a word of each of its pages, round after round, until its ring was full
 //! several times; whoever copies each page after it was reported must hold every count in the end.
 
 use std::io;
