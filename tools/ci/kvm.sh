@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if ! [ -w /dev/kvm ]; then
-    echo "SKIPPED: NO /dev/kvm THAT THIS USER MAY OPEN: NO KVM GUEST RUNS AND NO KVM TRACKER IS TESTED"
+    echo "SKIPPED: NO /dev/kvm THAT THIS USER MAY OPEN: NO KVM GUEST OR TRACKER IS TESTED"
 fi
 cargo clippy -q -p kvmguest --all-targets -- -D warnings
 cargo clippy -q -p precopy --lib --tests --features kvm -- -D warnings

@@ -102,14 +102,19 @@ impl Control {
 
     /// Parks a vCPU until the next start after `seen`; `None` if its thread is to end.
     fn park(&self, seen: u64, kick: &Kick) -> Option<u64> {
-        let parks = |state: &mut State| {
+        let parks = |state: &State| {
             state.want == Want::Pause || (state.want == Want::Run && state.start == seen)
         };
         let mut state = lock(&self.state);
-        if parks(&mut state) {
-            state.parked += 1;
-            self.changed.notify_all();
-            state = self.changed.wait_while(state, parks).unwrap_or_else(PoisonError::into_inner);
+        let mut counted = None;
+        while parks(&state) {
+            // A start that was taken back before this thread woke has reset the count.
+            if counted != Some(state.start) {
+                counted = Some(state.start);
+                state.parked += 1;
+                self.changed.notify_all();
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         // Under the lock: whoever wants it out again kicks after this.
         kick.clear();

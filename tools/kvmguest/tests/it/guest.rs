@@ -36,6 +36,11 @@ fn it_writes_what_its_steps_say_and_can_be_stopped_anywhere() {
         std::thread::sleep(Duration::from_millis(2));
         assert_eq!(guest.progress(), told, "a paused guest goes on");
     }
+    // A pause that comes before a vCPU has noticed the start.
+    for _ in 0..200 {
+        guest.resume().unwrap();
+        guest.pause().unwrap();
+    }
     let report = guest.audit().unwrap();
     assert!(report.is_clean() && report.total_steps() > 20 * 300, "{report}");
     assert!(report.written_pages > 100 && !guest.is_running(), "{report}");
