@@ -75,6 +75,7 @@
 //! | Feature | Default | What it adds |
 //! |---|---|---|
 //! | `lz4` | yes | pages may travel as LZ4 blocks, if a migration asks for it |
+//! | `kvm` | no | dirty tracking by KVM's logs and rings: `dirty::kvm` |
 //! | `vm-memory` | no | guest memory and bitmaps of VMMs built on the rust-vmm model |
 //! | `test-util` | no | faulty connections and conformance suites for trackers and transports |
 //!

@@ -108,6 +108,10 @@ pub const TRACE_TEXT_BYTES_MAX: u32 = 64 << 10;
 pub const TRACE_TICK_MAX: Duration = Duration::from_secs(3600);
 /// Most ticks that an oracle looks ahead, at 16 bytes each: 7 days in ticks of 10 ms.
 pub const ORACLE_TICKS_MAX: u32 = 60_480_000;
+/// How often a signal may interrupt one call to KVM before it counts as refused.
+pub const KVM_INTERRUPTIONS_MAX: u32 = 1000;
+/// How often in a row a vCPU may find its dirty ring full although nothing is in it.
+pub const KVM_RING_STALLS_MAX: u32 = 1000;
 
 const _: () = assert!(FRAME_PAGE_PAYLOAD_MAX >= FRAME_PAGE_BYTES_MAX);
 const _: () = assert!(FRAME_BODY_MAX >= 2 * FRAME_PAGE_PAYLOAD_MAX, "worst case: raw plus table");

@@ -18,6 +18,8 @@ mod blocks;
 pub mod conformance;
 #[cfg(test)]
 mod kernel_tests;
+#[cfg(all(feature = "kvm", target_arch = "x86_64"))]
+pub mod kvm;
 mod marked;
 mod mprotect;
 mod pagemap;

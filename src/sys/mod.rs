@@ -7,6 +7,8 @@
 
 mod copy;
 mod hostmap;
+#[cfg(all(feature = "kvm", target_arch = "x86_64"))]
+pub(crate) mod kvm;
 mod mapping;
 pub(crate) mod membarrier;
 mod pagemap;
@@ -17,6 +19,8 @@ mod uffd;
 
 pub use copy::{copy_from_words, copy_to_words, is_zero, read_bytes, write_bytes};
 pub use hostmap::{HostMap, HostPiece};
+#[cfg(all(feature = "kvm", target_arch = "x86_64"))]
+pub use kvm::{KvmRings, KvmSlots, RING_ENTRIES_MAX, RingTest, test_ring};
 pub use mapping::{Backing, HUGE_PAGE_BYTES, Mapping, base_page_bytes};
 pub use pagemap::{Categories, Pagemap, Query, RegionBuffer};
 pub use segv::{SLOTS as WRITE_WATCHES_MAX, WriteWatch};

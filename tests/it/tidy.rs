@@ -27,7 +27,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &["encode", "limits", "region", "units"]),
     // Back-ends: never one another, never the session.
     ("memory", &["bitmap", "region", "sys", "units"]),
-    ("dirty", &["bitmap", "region", "sys", "units"]),
+    ("dirty", &["bitmap", "limits", "region", "sys", "units"]),
     ("transport", &["limits", "sys", "units", "wire"]),
     // The state machines.
     ("session", &["bitmap", "limits", "policy", "region", "report", "units", "wire"]),

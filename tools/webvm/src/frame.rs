@@ -14,21 +14,26 @@ const SUM_BYTES: usize = 4;
 
 /// A kind of state.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Frame {
-    pub(crate) magic: [u8; 4],
-    pub(crate) version: u16,
+#[expect(clippy::exhaustive_structs, reason = "a constant that each kind of guest writes down")]
+pub struct Frame {
+    /// What it begins with.
+    pub magic: [u8; 4],
+    /// Version of the contents; others are refused.
+    pub version: u16,
     /// Whose state it is, in words.
-    pub(crate) of: &'static str,
+    pub of: &'static str,
 }
 
 /// Why a state cannot be imported.
-pub(crate) fn bad(why: impl Into<String>) -> GuestError {
+#[must_use]
+pub fn bad(why: impl Into<String>) -> GuestError {
     GuestError::because("import the state", why.into())
 }
 
 impl Frame {
     /// A state with these contents.
-    pub(crate) fn seal(&self, contents: &[u8]) -> Bytes {
+    #[must_use]
+    pub fn seal(&self, contents: &[u8]) -> Bytes {
         let mut out = BytesMut::with_capacity(HEAD_BYTES + contents.len() + SUM_BYTES);
         out.put_slice(&self.magic);
         out.put_u16_le(self.version);
@@ -41,7 +46,7 @@ impl Frame {
     ///
     /// # Errors
     /// [`GuestError`] if it is damaged, of another kind, or of another version.
-    pub(crate) fn open(&self, mut state: Bytes) -> Result<Bytes, GuestError> {
+    pub fn open(&self, mut state: Bytes) -> Result<Bytes, GuestError> {
         if state.len() < HEAD_BYTES + SUM_BYTES {
             return Err(bad("it is too short"));
         }

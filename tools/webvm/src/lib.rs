@@ -24,7 +24,7 @@ mod audit;
 mod clock;
 mod config;
 mod content;
-mod frame;
+pub mod frame;
 mod mapped;
 pub mod net;
 mod pattern;

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `kvmguest send` and `kvmguest receive`: a process that runs a guest for a while.
+
+use std::io::IsTerminal;
+
+use anyhow::Context;
+use indicatif::ProgressBar;
+use kvmguest::SharedGuest;
+use precopy::engine::{CancelToken, DestinationOptions, EngineEvent, MigrateError, Receiver};
+use precopy::guest::GuestControl;
+use precopy::report::Outcome;
+use precopy::session::SessionEvent;
+use precopy::transport::{TcpConnector, TcpListener, TcpOptions};
+use precopy::wire::Hello;
+
+use super::Exit;
+use super::args::{MigrationArgs, ReceiveArgs, RunArgs, SendArgs};
+use super::lines::{Audit, Line, say};
+use super::stop::Stop;
+
+/// Runs the command.
+pub(crate) fn send(args: &SendArgs) -> anyhow::Result<Exit> {
+    let (config, stop) = (args.guest.config()?, Stop::install(false)?);
+    let guest = start(&config, &args.migration, &args.run)?;
+    run_and_pass_on(&guest, Some(&args.to), &args.migration, &args.run, &stop)
+}
+
+/// Starts a guest here.
+pub(crate) fn start(
+    config: &kvmguest::GuestConfig,
+    migration: &MigrationArgs,
+    run: &RunArgs,
+) -> anyhow::Result<SharedGuest> {
+    // What is wrong with them is said before anything is begun.
+    migration.options()?;
+    let mut guest = SharedGuest::start(config.clone(), migration.tracker.tracking())
+        .context("No guest can run here; is /dev/kvm there, and may this user open it?")?;
+    let (text, tracker) = (config.to_string(), guest.tracker_why());
+    say(&Line::Started { guest: text, tracker }, run.json)?;
+    guest.resume()?;
+    Ok(guest)
+}
+
+/// Runs the command.
+pub(crate) fn receive(args: &ReceiveArgs) -> anyhow::Result<Exit> {
+    let stop = Stop::install(args.stop_at_eof)?;
+    args.migration.options()?;
+    let listener = TcpListener::bind(&args.listen, TcpOptions::default())
+        .with_context(|| format!("Could not listen on {}; is the port taken?", args.listen))?;
+    let address = listener.local_addr().to_string();
+    let mut receiver = Receiver::bind(Box::new(listener), DestinationOptions::default())?;
+    say(&Line::Listening { address }, args.run.json)?;
+    let pages_max = args.memory_max_mib.saturating_mul(256);
+    let mut created = None;
+    let mut factory = |hello: &Hello| {
+        let tracking = args.migration.tracker.tracking();
+        let (made, guest) = SharedGuest::create(hello, tracking, pages_max)?;
+        created = Some(guest);
+        Ok(made)
+    };
+    let report = match receiver.receive(&mut factory, stop.token(), &mut ()) {
+        Ok(received) => received.report,
+        Err(MigrateError::Cancelled) => return Ok(Exit::Cancelled),
+        Err(error) => {
+            say(&Line::NotTakenOver { why: format!("{error:#}") }, args.run.json)?;
+            return Ok(Exit::Failed);
+        }
+    };
+    let guest = created.context("A guest was taken over that nobody created")?;
+    say(&Line::TakenOver { report: Box::new(report) }, args.run.json)?;
+    check(&guest, &args.run)?;
+    // The receiver stays: the source may still ask what became of its Commit.
+    run_and_pass_on(&guest, args.pass_on.as_deref(), &args.migration, &args.run, &stop)
+}
+
+/// Runs a guest for its time, checks it, and migrates it on or ends it.
+pub(crate) fn run_and_pass_on(
+    guest: &SharedGuest,
+    to: Option<&str>,
+    migration: &MigrationArgs,
+    run: &RunArgs,
+    stop: &Stop,
+) -> anyhow::Result<Exit> {
+    stop.wait(run.run_for);
+    check(guest, run)?;
+    let Some(to) = to.filter(|_| !stop.token().is_cancelled()) else {
+        let steps = guest.progress();
+        say(&Line::Ended { steps }, run.json)?;
+        return Ok(Exit::Done);
+    };
+    let exit = migrate(guest, to, migration, run.json, stop.token())?;
+    if exit != Exit::Done && exit != Exit::InDoubt {
+        check(guest, run)?;
+    }
+    Ok(exit)
+}
+
+/// Migrates a guest that runs here.
+fn migrate(
+    guest: &SharedGuest,
+    to: &str,
+    migration: &MigrationArgs,
+    json: bool,
+    cancel: &CancelToken,
+) -> anyhow::Result<Exit> {
+    let mut connector = TcpConnector::new(to, TcpOptions::default());
+    let bar = (!json && std::io::stderr().is_terminal()).then(|| ProgressBar::new(0));
+    let mut sink = |event: &EngineEvent| match (event, &bar) {
+        (EngineEvent::SourceProgress(seen), Some(bar)) => {
+            bar.set_length(seen.total_pages);
+            bar.set_position(seen.total_pages.saturating_sub(seen.owed_pages));
+        }
+        (EngineEvent::Source(SessionEvent::RoundDone(round)), None) if !json => {
+            let (number, pages, time) = (round.round, round.sent_pages, round.duration);
+            eprintln!("  round {number}: {pages} pages in {time:.1?}");
+        }
+        _ => {}
+    };
+    let report = guest.send(migration.options()?, &mut connector, cancel, &mut sink);
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    let report = report.with_context(|| {
+        format!("Nothing was begun and the guest is unharmed; is `kvmguest receive` at {to}?")
+    })?;
+    let exit = match report.outcome {
+        Outcome::HandedOver => Exit::Done,
+        Outcome::InDoubt => Exit::InDoubt,
+        Outcome::SourceKeepsRunning if cancel.is_cancelled() => Exit::Cancelled,
+        Outcome::SourceKeepsRunning => Exit::Kept,
+    };
+    say(&Line::Sent { report: Box::new(report) }, json)?;
+    Ok(exit)
+}
+
+/// Compares all memory with what it must hold.
+fn check(guest: &SharedGuest, run: &RunArgs) -> anyhow::Result<()> {
+    let report = guest.audit()?;
+    let (clean, steps, text) = (report.is_clean(), report.total_steps(), report.to_string());
+    say(&Line::Audit(Audit { clean, steps, text }), run.json)?;
+    anyhow::ensure!(clean, "The guest is harmed: {report}");
+    Ok(())
+}

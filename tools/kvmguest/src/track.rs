@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Which of KVM's ways finds the guest's writes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvm_ioctls::VmFd;
+use precopy::dirty::DirtyTracker;
+use precopy::dirty::kvm::{ClearAt, KvmLogTracker, KvmRingLog, KvmRingTracker};
+use precopy::guest::GuestError;
+use precopy::sys::{KvmRings, KvmSlots, test_ring};
+
+/// Entries of a ring: 256 KiB a vCPU.
+pub const RING_ENTRIES: u32 = 1 << 14;
+/// How long the self-test of the rings may take.
+const RING_TEST_LIMIT: Duration = Duration::from_secs(5);
+
+/// Which way is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Tracking {
+    /// The dirty log, cleared page by page as they are sent.
+    #[default]
+    Log,
+    /// The dirty log, cleared at each harvest.
+    LogAtHarvest,
+    /// A dirty ring for each vCPU; the log if this kernel's rings fail their self-test.
+    Ring,
+}
+
+/// The way that was chosen for a VM, before and after it has its memory.
+pub(crate) struct Tracks {
+    clear_at: ClearAt,
+    why: String,
+    wanted_rings: Option<KvmRings>,
+    slots: Option<Arc<KvmSlots>>,
+    rings: Option<Arc<KvmRingLog>>,
+}
+
+impl Tracks {
+    /// Chooses, for a VM that has no vCPU yet.
+    pub(crate) fn choose(tracking: Tracking, vm: &Arc<VmFd>) -> Self {
+        let (clear_at, why) = match tracking {
+            Tracking::Log => (ClearAt::Send, "KVM's dirty log, cleared as pages are sent"),
+            Tracking::LogAtHarvest => (ClearAt::Harvest, "KVM's dirty log, cleared at harvests"),
+            Tracking::Ring => (ClearAt::Send, "KVM's dirty log"),
+        };
+        let mut tracks =
+            Self { clear_at, why: why.to_owned(), wanted_rings: None, slots: None, rings: None };
+        if tracking == Tracking::Ring {
+            let enable = || KvmRings::enable(Arc::clone(vm), RING_ENTRIES);
+            let tested = test_ring(RING_ENTRIES, RING_TEST_LIMIT);
+            match tested.and_then(|test| Ok((test, enable().map_err(|error| error.to_string())?))) {
+                Ok((test, rings)) => {
+                    tracks.wanted_rings = Some(rings);
+                    tracks.why = format!(
+                        "KVM's dirty rings; their self-test lost none of {} writes",
+                        test.writes
+                    );
+                }
+                Err(why) => tracks.why.push_str(&format!("; not its rings: {why}")),
+            }
+        }
+        tracks
+    }
+
+    /// The same once the VM has its memory.
+    pub(crate) fn over(mut self, slots: Arc<KvmSlots>) -> Result<Self, GuestError> {
+        if let Some(rings) = self.wanted_rings.take() {
+            self.rings = Some(KvmRingLog::new(Arc::clone(&slots), rings));
+        }
+        self.slots = Some(slots);
+        Ok(self)
+    }
+
+    pub(crate) fn rings(&self) -> Option<Arc<KvmRingLog>> {
+        self.rings.clone()
+    }
+
+    pub(crate) fn why(&self) -> &str {
+        &self.why
+    }
+
+    pub(crate) fn tracker(&self) -> Result<Box<dyn DirtyTracker>, GuestError> {
+        if let Some(rings) = &self.rings {
+            return Ok(Box::new(KvmRingTracker::new(Arc::clone(rings))));
+        }
+        let Some(slots) = &self.slots else {
+            return Err(GuestError::because("be tracked", "it has no memory yet"));
+        };
+        let tracker = KvmLogTracker::new(Arc::clone(slots), self.clear_at);
+        let tracker = tracker.map_err(|error| GuestError::because("be tracked", error))?;
+        Ok(Box::new(tracker))
+    }
+}
