@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::policy::{Moment, Observation};
 use crate::report::{RoundReport, Totals};
+use crate::session::BatchCounts;
 use crate::session::shadows::Carried;
 use crate::units::{Throttle, Tick};
-use crate::wire::RoundCounts;
 
 /// Weight of the newest round in the smoothed bandwidth (KubeVirt's stall detector, alpha 0.4).
 const SMOOTHING: f64 = 0.4;
@@ -153,13 +153,16 @@ impl Meter {
         self.first_batch.get_or_insert(now);
     }
 
-    pub(crate) fn batch_sent(&mut self, counts: RoundCounts, zero_pages: u64) {
-        self.round.sent_pages += counts.pages;
+    pub(crate) fn batch_sent(&mut self, counts: BatchCounts) {
+        let BatchCounts { wire, zero_pages, delta } = counts;
+        self.round.sent_pages += wire.pages;
         self.round.zero_pages += zero_pages;
-        self.round.wire_bytes += counts.wire_bytes;
-        self.totals.sent_pages += counts.pages;
+        self.round.delta.add(delta);
+        self.round.wire_bytes += wire.wire_bytes;
+        self.totals.sent_pages += wire.pages;
         self.totals.zero_pages += zero_pages;
-        self.totals.wire_bytes += counts.wire_bytes;
+        self.totals.delta.add(delta);
+        self.totals.wire_bytes += wire.wire_bytes;
     }
 
     pub(crate) fn skipped(&mut self, pages: u64) {
@@ -272,6 +275,7 @@ fn delivered(round: &RoundReport, rtt: Option<Duration>, earlier: Option<f64>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::RoundCounts;
 
     fn ms(ms: u64) -> Tick {
         Tick::ZERO + Duration::from_millis(ms)
@@ -284,7 +288,8 @@ mod tests {
         meter.saw_round_trip(Duration::from_millis(2));
         meter.populated(ms(0), 1000);
         meter.batch_queued(ms(0));
-        meter.batch_sent(RoundCounts { frames: 1, pages: 1000, wire_bytes: 1_000_000 }, 10);
+        let wire = RoundCounts { frames: 1, pages: 1000, wire_bytes: 1_000_000 };
+        meter.batch_sent(BatchCounts { wire, zero_pages: 10, ..BatchCounts::default() });
         meter.round_acknowledged(ms(102), 0);
         let seen = meter.observe(ms(102), Moment::Sent, 0, 0, Throttle::NONE, None);
         assert_eq!(seen.round_bandwidth_bytes_per_s, Some(10_000_000.0));

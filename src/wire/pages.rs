@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Entries ascend and do not overlap within a frame. A raw entry has all its pages' bytes, a zero
-//! entry has no body, an LZ4 entry is one page.
+//! entry has no body, an LZ4 or delta entry is one page.
 
 use std::io::{self, IoSlice, Write};
 
@@ -74,6 +74,8 @@ pub struct PageFrameBuilder {
     floor: PageIndex,
     raw_pages: u64,
     zero_pages: u64,
+    delta_pages: u64,
+    delta_bytes: u64,
     encoded: Vec<u8>,
     finished: bool,
 }
@@ -109,6 +111,8 @@ impl PageFrameBuilder {
             floor: PageIndex::default(),
             raw_pages: 0,
             zero_pages: 0,
+            delta_pages: 0,
+            delta_bytes: 0,
             encoded: Vec::new(),
             finished: true,
         })
@@ -136,7 +140,8 @@ impl PageFrameBuilder {
         run.split_at(left).0
     }
 
-    /// Adds pages that hold only zeros; they need not be read.
+    /// Adds pages that hold only zeros; they need not be read. An encoder must be told of them
+    /// ([`PageEncoder::zeros`]).
     ///
     /// # Errors
     /// [`WireError::Full`] if the run is not within its [`room`](Self::room).
@@ -173,6 +178,9 @@ impl PageFrameBuilder {
             let bytes = &self.bodies[from..from + page_bytes];
             let one = PageRun::new(page, 1);
             if is_zero(bytes) {
+                if let Some(encoder) = &mut encoder {
+                    encoder.zeros(one);
+                }
                 self.push(one, PageKind::Zero, 0);
             } else if let Some(kind) = encode(&mut encoder, page, bytes, &mut self.encoded) {
                 let length = self.encoded.len();
@@ -218,6 +226,8 @@ impl PageFrameBuilder {
             pages,
             raw_pages: self.raw_pages,
             zero_pages: self.zero_pages,
+            delta_pages: self.delta_pages,
+            delta_bytes: self.delta_bytes,
         })
     }
 
@@ -232,6 +242,7 @@ impl PageFrameBuilder {
             self.table.clear();
             self.table.extend_from_slice(self.head.as_bytes());
             (self.used, self.open, self.raw_pages, self.zero_pages) = (0, None, 0, 0);
+            (self.delta_pages, self.delta_bytes) = (0, 0);
         }
         Ok(())
     }
@@ -239,7 +250,8 @@ impl PageFrameBuilder {
     /// Adds pages whose body lies at `used` already, to the last entry if they continue it.
     fn push(&mut self, run: PageRun, kind: PageKind, body_len: usize) {
         let merged = self.open.filter(|open| {
-            open.kind == kind && kind != PageKind::Lz4 && open.run.end() == run.start()
+            let many = matches!(kind, PageKind::Raw | PageKind::Zero);
+            open.kind == kind && many && open.run.end() == run.start()
         });
         self.open = Some(if let Some(open) = merged {
             let run = PageRun::new(open.run.start(), open.run.pages() + run.pages());
@@ -255,6 +267,10 @@ impl PageFrameBuilder {
             PageKind::Raw => self.raw_pages += run.pages(),
             PageKind::Zero => self.zero_pages += run.pages(),
             PageKind::Lz4 => {}
+            PageKind::Delta => {
+                self.delta_pages += run.pages();
+                self.delta_bytes += body_len as u64;
+            }
         }
     }
 
@@ -315,6 +331,10 @@ pub struct PageFrame<'a> {
     pub raw_pages: u64,
     /// Of these, zero pages.
     pub zero_pages: u64,
+    /// Of these, pages that travel as what has changed.
+    pub delta_pages: u64,
+    /// Bytes of the bodies of those.
+    pub delta_bytes: u64,
 }
 
 impl PageFrame<'_> {
@@ -481,8 +501,9 @@ fn check_entry(
     let fits = match kind {
         PageKind::Raw => u64::from(body_len) == u64::from(pages) << table.page_size().log2(),
         PageKind::Zero => body_len == 0,
-        PageKind::Lz4 => {
-            if !capabilities.has(Capabilities::LZ4) {
+        PageKind::Lz4 | PageKind::Delta => {
+            let needs = if kind == PageKind::Lz4 { Capabilities::LZ4 } else { Capabilities::DELTA };
+            if !capabilities.has(needs) {
                 return Err(WireError::NotNegotiated { kind });
             }
             pages == 1 && body_len > 0 && body_len < page_bytes
