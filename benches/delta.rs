@@ -77,8 +77,21 @@ fn pages(memory: &[u8]) -> impl Iterator<Item = (PageIndex, &[u8])> {
     (0..).map(PageIndex::new).zip(memory.chunks_exact(PAGE))
 }
 
-fn deltas(name: &str, versions: [&[u8]; 2]) {
-    let set = EncoderKind::Delta.set(PAGES, PageSize::BASE, PAGES << 12).expect("is built");
+/// What a cache keeps.
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    /// A copy of every page: of so large a guest that fingerprints do not fit.
+    Copies,
+    /// What it keeps unless told otherwise: fingerprints, and copies of a page in sixteen.
+    Lines,
+}
+
+fn deltas(name: &str, form: Form, versions: [&[u8]; 2]) {
+    let (pages_there, bytes) = match form {
+        Form::Copies => (PAGES * 40, PAGES << 12),
+        Form::Lines => (PAGES, PAGES << 12 >> 3),
+    };
+    let set = EncoderKind::Delta.set(pages_there, PageSize::BASE, bytes).expect("is built");
     let mut encoder = set.encoder().expect("not raw");
     let mut bodies: [Vec<Option<Vec<u8>>>; 2] = [Vec::new(), Vec::new()];
     for (page, bytes) in [versions[1], versions[1]].into_iter().flat_map(pages) {
@@ -99,7 +112,11 @@ fn deltas(name: &str, versions: [&[u8]; 2]) {
             black_box(encoder.encode(page, bytes, &mut out));
         }
     });
-    show(&format!("encode, {name}"), seconds, Some(total));
+    let form_name = if form == Form::Copies { "copies" } else { "lines" };
+    show(&format!("encode by {form_name}, {name}"), seconds, Some(total));
+    if form == Form::Lines {
+        return;
+    }
     let mut decoder = decoder(decoder_capabilities());
     let mut held = versions[1].to_vec();
     let mut copy = [0; PAGE];
@@ -154,12 +171,16 @@ fn main() {
         }
     });
     show("decode, lz4", seconds, None);
-    deltas("nothing changed", [&base, &base]);
+    for form in [Form::Copies, Form::Lines] {
+        deltas("nothing changed", form, [&base, &base]);
+    }
     for (name, words, each) in [("0.1 %", 1, 2), ("1 %", 5, 1), ("10 %", 51, 1), ("50 %", 256, 1)] {
         for (how, scattered) in [("scattered", true), ("together", false)] {
             if words > 1 || scattered {
                 let changed = change(&base, words, each, scattered, &mut dice);
-                deltas(&format!("{name} of words changed, {how}"), [&changed, &base]);
+                for form in [Form::Copies, Form::Lines] {
+                    deltas(&format!("{name} of words, {how}"), form, [&changed, &base]);
+                }
             }
         }
     }

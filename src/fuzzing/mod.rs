@@ -222,10 +222,13 @@ pub fn fuzz_delta(data: &[u8]) {
     let one = crate::units::PageIndex::new(7);
     let sends: Vec<_> = versions.into_iter().map(|version| (one, version)).collect();
     let size = crate::units::PageSize::BASE;
-    let set = EncoderKind::Delta.set(64, size, 4096).expect("every build has it");
-    let mut encoder = set.encoder().expect("not raw");
-    let mut decoder = crate::encode::decoder(Capabilities::DELTA);
-    conformance::check_history(&mut *encoder, &mut *decoder, &sends);
+    // With a copy alone, and with fingerprints.
+    for bytes in [4096, 64 << 10] {
+        let set = EncoderKind::Delta.set(64, size, bytes).expect("every build has it");
+        let mut encoder = set.encoder().expect("not raw");
+        let mut decoder = crate::encode::decoder(Capabilities::DELTA);
+        conformance::check_history(&mut *encoder, &mut *decoder, &sends);
+    }
 }
 
 fn decode(kind: PageKind, body: &[u8], page_bytes: usize) {

@@ -194,23 +194,25 @@ pub struct DeltaReport {
     pub sent: DeltaCounts,
     /// What those pages have in full, less what their deltas had.
     pub saved_bytes: u64,
-    /// Pages sent again of which the cache had what was sent before.
+    /// Pages sent again of which the cache had a copy of what was sent before.
     pub hits: u64,
-    /// Pages sent again of which it had not.
+    /// Pages sent again of which it had only fingerprints of lines.
+    pub line_hits: u64,
+    /// Pages sent again of which it had nothing.
     pub misses: u64,
-    /// Hits that went in full, because the delta was no shorter.
+    /// Hits of both kinds that went in full, because the delta was no shorter.
     pub overflows: u64,
-    /// Pages that entered the cache.
+    /// Pages of which a copy was taken in.
     pub admitted: u64,
-    /// Of these, in another page's place.
+    /// Of these, in place of another page's.
     pub evicted: u64,
-    /// Pages that did not enter, because all that was kept was worth more.
+    /// Pages of which no copy was taken in, because all others were worth more.
     pub declined: u64,
-    /// Pages that left because they were sent as zeros.
+    /// Pages whose copy was dropped because they were sent as zeros.
     pub forgotten: u64,
-    /// Most bytes of copies that the cache could hold.
+    /// Most bytes of copies and fingerprints that the cache could hold.
     pub cache_limit_bytes: u64,
-    /// Bytes of copies at the end.
+    /// Bytes of them at the end.
     pub cache_bytes: u64,
     /// Time that the channels' threads spent on turning copied pages into bodies: checking for
     /// zeros, deltas, and other encoders.

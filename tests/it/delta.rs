@@ -122,7 +122,7 @@ fn a_lost_page_is_refused_and_a_second_attempt_is_cold() {
     let (report, received) = migrate(&guest, deltas(8), DestinationOptions::default(), &loses);
     assert_eq!(report.outcome, Outcome::HandedOver, "{report:#?}");
     let (rounds, delta) = (&report.rounds, report.delta.unwrap());
-    assert!(rounds.iter().take(2).all(|round| round.delta.pages == 0), "cold: {rounds:#?}");
+    assert_eq!(rounds[0].delta.pages, 0, "cold: {rounds:#?}");
     assert!(delta.sent.pages > 0 && delta.saved_bytes > 1000 * delta.sent.pages, "{delta:?}");
     check(&guest, received);
 }
@@ -144,14 +144,13 @@ fn a_cache_that_is_too_small_still_serves() {
     let _serial = serial();
     let (guest, loses) = (running(PAGES), Arc::default());
     let mut options = deltas(12);
-    options.delta_cache_bytes = Some(200 << 12);
+    options.delta_cache_bytes = Some(50 << 12);
     options.verify = true;
     let (report, received) = migrate(&guest, options, DestinationOptions::default(), &loses);
     assert_eq!(report.outcome, Outcome::HandedOver, "{report:#?}");
     let delta = report.delta.unwrap();
     println!("{delta:?}");
-    assert_eq!(delta.cache_limit_bytes, 200 << 12);
-    assert!(delta.cache_bytes <= delta.cache_limit_bytes && delta.declined > 0, "{delta:?}");
-    assert!(delta.sent.pages > 0 && delta.misses > 0, "{delta:?}");
+    assert!(delta.cache_bytes <= 50 << 12 && delta.cache_limit_bytes <= 50 << 12, "{delta:?}");
+    assert!(delta.sent.pages > 0 && delta.misses > 0 && delta.declined > 0, "{delta:?}");
     check(&guest, received);
 }

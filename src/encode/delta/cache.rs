@@ -1,14 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the destination holds of the pages that come again and again.
+//! What the destination holds, as far as deltas need to know it.
 //!
 //! # What is kept, and what it costs
-//! A copy of what was last sent, of pages that were sent before (heuristics.md 6.7: only warm
-//! pages): the second time that a page is sent it may enter, from the third time on it can go as a
-//! delta. A kept page costs its own bytes and about 80 more; every page of the guest, kept or
-//! not, two bytes (when it was sent last), which are not touched before it is sent. The cache
-//! grows as pages enter, up to its limit.
+//! Two forms of memory share the cache's bytes.
 //!
-//! # Who leaves
+//! **Fingerprints** of every page that was sent: 64 bits for each line of it. They say which lines
+//! have changed, and the delta is those lines. The lines are as short as half of the cache allows
+//! for all pages of the guest: of 64 bytes (an eighth of a page each) from a quarter of the guest's
+//! memory on, of 512 (a 64th) down to 1/32 of it, and with less there are none. A page gains from the
+//! second time on that it is sent.
+//!
+//! **Copies** of pages that come again and again, in what is left: exact deltas, down to the byte.
+//! Only warm pages enter (heuristics.md 6.7): at the earliest when they are sent for the second
+//! time. A copy costs the page's own bytes and about 80 more.
+//!
+//! Every page, kept or not, costs two bytes more (when it was sent last). Nothing is touched before
+//! the page is sent for the first time; the cache grows up to its limit.
+//!
+//! Two lines of one fingerprint would be a changed line that is not sent. The fingerprints are
+//! seeded at random, so that a guest cannot aim at that; one in 2^64 changed lines has it by
+//! chance, and then the checksum that the delta carries tells.
+//!
+//! # Whose copy leaves
 //! QEMU's XBZRLE cache finds a page's place by its address and lets an old entry stand until two
 //! rounds have passed without it, whatever its deltas are worth. Here a page is worth the bytes
 //! that its deltas save (an average of what was seen, for newcomers that of all pages) over the
@@ -21,8 +34,9 @@
 //!
 //! # Why a base is what the destination holds
 //! A delta is only right on the very bytes that it was made from. One cache serves all channels of
-//! an attempt, because a page may go over another channel in each round. It holds for every page in
-//! it that **the copy is what the destination has once the round in progress has arrived**:
+//! an attempt, because a page may go over another channel in each round. It holds for every page
+//! that **copy or fingerprints are those of what the destination has once the round in progress
+//! has arrived**:
 //!
 //! 1. *Each page is sent once a round, by one channel.* The session hands out owed pages and takes
 //!    them out of what is owed; only a harvest puts them back, and the next harvest comes after
@@ -35,7 +49,7 @@
 //!    delta was too large, and zero pages, which never get to an encoder but are reported by
 //!    [`DeltaCache::forget`]. Bytes are compared, sent and kept from one private copy: the guest
 //!    may go on writing meanwhile.
-//! 4. *What was noted but not sent is never built upon.* A copy is noted when its frame is put
+//! 4. *What was noted but not sent is never built upon.* A page is noted when its frame is put
 //!    together; if that frame cannot be written, its channel is lost, the round never ends and the
 //!    attempt fails. The cache belongs to the attempt: the next one begins with an empty one.
 //!
@@ -43,17 +57,20 @@
 //! and a destination whose page was another one (discarded, damaged, overtaken) refuses.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::delta;
+use super::lines::Lines;
 use crate::units::{PageIndex, PageRun, PageSize};
 
 /// Parts with a lock of their own, at most. Channels work on pages far apart or, at worst, go
 /// through neighbours in step.
 const SHARDS_MAX: u64 = 64;
-/// Kept pages a part has at least, so that there is a choice of who leaves.
+/// Copies that a part has room for at least, so that there is a choice of who leaves.
 const SHARD_PAGES_MIN: u64 = 32;
+/// Lengths of lines in bytes, of which the first is used that fits.
+const LINES: [u64; 4] = [64, 128, 256, 512];
 /// Kept pages that are looked at to find one that leaves (as many as Redis would be told to).
 const SAMPLE: usize = 8;
 /// Most ticks: when a page was sent last is kept in 16 bits; afterwards time stands still.
@@ -63,34 +80,40 @@ const TICK_MAX: u64 = u16::MAX as u64;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct DeltaStats {
-    /// Pages that were in the cache when they were sent again.
+    /// Pages of which there was a copy when they were sent again.
     pub hits: u64,
-    /// Pages that were sent again and were not in the cache.
+    /// Pages of which there were only fingerprints.
+    pub line_hits: u64,
+    /// Pages that were sent again and of which there was nothing.
     pub misses: u64,
-    /// Hits whose delta was no shorter than the page.
+    /// Hits of both kinds whose delta was no shorter than the page.
     pub overflows: u64,
-    /// Pages that entered.
+    /// Pages of which a copy was taken in.
     pub admitted: u64,
-    /// Of these, by taking another page's place.
+    /// Of these, in place of another page's.
     pub evicted: u64,
-    /// Pages that stayed outside because everything kept was worth more.
+    /// Pages whose copy stayed outside because all others were worth more.
     pub declined: u64,
-    /// Pages that left because they were sent as zeros.
+    /// Pages whose copy was dropped because they were sent as zeros.
     pub forgotten: u64,
-    /// Pages in the cache now.
-    pub held_pages: u64,
+    /// Copies now.
+    pub copies: u64,
+    /// Bytes of copies and fingerprints now.
+    pub held_bytes: u64,
 }
 
 impl DeltaStats {
     fn add(&mut self, other: Self) {
         self.hits += other.hits;
+        self.line_hits += other.line_hits;
         self.misses += other.misses;
         self.overflows += other.overflows;
         self.admitted += other.admitted;
         self.evicted += other.evicted;
         self.declined += other.declined;
         self.forgotten += other.forgotten;
-        self.held_pages += other.held_pages;
+        self.copies += other.copies;
+        self.held_bytes += other.held_bytes;
     }
 }
 
@@ -99,29 +122,37 @@ impl DeltaStats {
 pub struct DeltaCache {
     shards: Box<[Mutex<Shard>]>,
     page_size: PageSize,
-    /// Pages in all shards; only says whether there are any.
-    held: AtomicU64,
+    limit_bytes: u64,
 }
 
 impl DeltaCache {
-    /// For a guest of `pages` pages, with room for copies of `bytes` bytes (at least one page, at
-    /// most all pages).
+    /// For a guest of `pages` pages, in up to `bytes` bytes (at least those of a page, at most those
+    /// of the guest).
     #[must_use]
     pub fn new(pages: u64, page_size: PageSize, bytes: u64) -> Self {
-        let room = (bytes >> page_size.log2()).clamp(1, pages.max(1));
+        let page_bytes = u64::from(page_size.bytes_u32());
+        let bytes = bytes.clamp(page_bytes, pages.max(1).saturating_mul(page_bytes));
+        let printed = |line: &u64| pages.saturating_mul(page_bytes / line * 8);
+        let line = LINES.into_iter().find(|line| printed(line) <= bytes / 2);
+        let prints = line.as_ref().map_or(0, printed);
+        let room = (bytes - prints) >> page_size.log2();
         let count = (room / SHARD_PAGES_MIN).clamp(1, SHARDS_MAX);
+        let own_pages = PageIndex::new(pages.div_ceil(count)).as_usize();
+        let seed = RandomState::new().hash_one(pages);
         let shard = |shard: u64| {
-            let own = room / count + u64::from(shard < room % count);
-            Mutex::new(Shard::new(pages.div_ceil(count), PageIndex::new(own).as_usize(), page_size))
+            let own = PageIndex::new(room / count + u64::from(shard < room % count)).as_usize();
+            let line = line.map(|line| PageIndex::new(line).as_usize());
+            let lines = line.map(|line| Lines::new(own_pages, page_size.bytes(), line, seed));
+            Mutex::new(Shard::new(own_pages, own, lines, page_size))
         };
-        Self { shards: (0..count).map(shard).collect(), page_size, held: AtomicU64::new(0) }
+        let limit_bytes = (room << page_size.log2()) + prints;
+        Self { shards: (0..count).map(shard).collect(), page_size, limit_bytes }
     }
 
-    /// Most bytes of copies.
+    /// Most bytes of copies and fingerprints.
     #[must_use]
     pub fn limit_bytes(&self) -> u64 {
-        let room: u64 = self.shards.iter().map(|shard| lock(shard).room as u64).sum();
-        room << self.page_size.log2()
+        self.limit_bytes
     }
 
     /// Sums over all channels so far.
@@ -130,7 +161,10 @@ impl DeltaCache {
         let mut sum = DeltaStats::default();
         for shard in &self.shards {
             let shard = lock(shard);
-            sum.add(DeltaStats { held_pages: shard.kept.len() as u64, ..shard.stats });
+            let copies = shard.kept.len() as u64;
+            let prints = shard.lines.as_ref().map_or(0, |lines| shard.pages * lines.page_bytes());
+            let held_bytes = (copies << self.page_size.log2()) + prints;
+            sum.add(DeltaStats { copies, held_bytes, ..shard.stats });
         }
         sum
     }
@@ -142,25 +176,14 @@ impl DeltaCache {
             return false;
         }
         let (shard, own) = self.place(page);
-        let mut shard = lock(shard);
-        let before = shard.kept.len();
-        let sent = shard.send(own, bytes, out);
-        if shard.kept.len() > before {
-            self.held.fetch_add(1, Ordering::Relaxed);
-        }
-        sent
+        lock(shard).send(own, bytes, out)
     }
 
     /// The pages of the run are sent as zeros.
     pub(super) fn forget(&self, run: PageRun) {
-        if self.held.load(Ordering::Relaxed) == 0 {
-            return;
-        }
         for page in run.iter() {
             let (shard, own) = self.place(page);
-            if lock(shard).forget(own) {
-                self.held.fetch_sub(1, Ordering::Relaxed);
-            }
+            lock(shard).forget(own);
         }
     }
 
@@ -187,7 +210,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 struct Kept {
     page: usize,
     /// What was last sent of it.
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
     /// When, in ticks.
     sent: u16,
     /// Ticks from one time to the next, on average.
@@ -223,14 +246,19 @@ fn worth(saves: u32, interval: u16) -> u64 {
 
 #[derive(Debug)]
 struct Shard {
-    /// Most pages that are kept.
+    /// Most copies.
     room: usize,
+    /// The copies.
     kept: Vec<Kept>,
     /// Where in `kept` a page is.
     places: HashMap<usize, usize>,
-    /// The tick at which each page was sent last; 0 for never.
+    /// Fingerprints of all pages that were sent, but for those that are in `kept`.
+    lines: Option<Lines>,
+    /// The tick at which each page was sent last; 0 for never, or as zeros.
     sent: Vec<u16>,
-    /// Pages sent.
+    /// Pages that were sent and not forgotten.
+    pages: u64,
+    /// Pages sent, again and again.
     clock: u64,
     /// Pages sent in one tick.
     tick: u64,
@@ -242,12 +270,14 @@ struct Shard {
 }
 
 impl Shard {
-    fn new(pages: u64, room: usize, page_size: PageSize) -> Self {
+    fn new(pages: usize, room: usize, lines: Option<Lines>, page_size: PageSize) -> Self {
         Self {
             room,
             kept: Vec::new(),
             places: HashMap::new(),
-            sent: vec![0; PageIndex::new(pages).as_usize()],
+            lines,
+            sent: vec![0; pages],
+            pages: 0,
             clock: 0,
             tick: (room as u64 / 8).max(4),
             saves: page_size.bytes_u32() / 2,
@@ -265,11 +295,26 @@ impl Shard {
         if let Some(place) = self.places.get(&page) {
             return self.hit(*place, now, bytes, out);
         }
-        if last > 0 {
-            self.stats.misses += 1;
-            self.admit(page, bytes, now, now - last);
+        if last == 0 {
+            self.pages += 1;
+            if let Some(lines) = &mut self.lines {
+                lines.note(page, bytes);
+            }
+            return false;
         }
-        false
+        let entered = self.admit(page, bytes, now, now - last);
+        let Some(lines) = &mut self.lines else {
+            self.stats.misses += 1;
+            return false;
+        };
+        self.stats.line_hits += 1;
+        let fits = lines.delta(page, bytes, out);
+        self.stats.overflows += u64::from(!fits);
+        if let Some(left) = entered {
+            // Without its copy it must have fingerprints again.
+            lines.note(left.page, &left.bytes);
+        }
+        fits
     }
 
     fn hit(&mut self, place: usize, now: u16, bytes: &[u8], out: &mut Vec<u8>) -> bool {
@@ -286,9 +331,10 @@ impl Shard {
         fits
     }
 
-    fn admit(&mut self, page: usize, bytes: &[u8], now: u16, interval: u16) {
-        let newcomer = |mut copy: Box<[u8]>, saves| {
-            copy.copy_from_slice(bytes);
+    /// Takes a copy in if there is room or somebody gives way, who is returned.
+    fn admit(&mut self, page: usize, bytes: &[u8], now: u16, interval: u16) -> Option<Kept> {
+        let newcomer = |mut copy: Vec<u8>, saves| {
+            copy.extend_from_slice(bytes);
             Kept { page, bytes: copy, sent: now, interval, saves, proven: false }
         };
         if self.kept.len() < self.room {
@@ -296,27 +342,27 @@ impl Shard {
             if copy.try_reserve_exact(bytes.len()).is_err() {
                 // What there is must do.
                 self.room = self.kept.len();
-                return;
+                return None;
             }
-            copy.resize(bytes.len(), 0);
+            self.stats.admitted += 1;
             self.places.insert(page, self.kept.len());
-            self.kept.push(newcomer(copy.into_boxed_slice(), self.saves));
-        } else {
-            let Some(place) = self.least_worth(now) else { return };
-            // Twice as much, because one interval is no promise: of many pages that seldom come,
-            // a few come soon.
-            if worth(self.saves, interval) <= self.kept[place].worth(now) * 2 {
-                self.stats.declined += 1;
-                return;
-            }
-            let kept = &mut self.kept[place];
-            self.places.remove(&kept.page);
-            self.places.insert(page, place);
-            let copy = std::mem::take(&mut kept.bytes);
-            *kept = newcomer(copy, self.saves);
-            self.stats.evicted += 1;
+            self.kept.push(newcomer(copy, self.saves));
+            return None;
         }
-        self.stats.admitted += 1;
+        let place = self.least_worth(now)?;
+        // Twice as much, because one interval is no promise: of many pages that seldom come, a
+        // few come soon.
+        if worth(self.saves, interval) <= self.kept[place].worth(now) * 2 {
+            self.stats.declined += 1;
+            return None;
+        }
+        (self.stats.admitted, self.stats.evicted) =
+            (self.stats.admitted + 1, self.stats.evicted + 1);
+        let copy = newcomer(Vec::with_capacity(bytes.len()), self.saves);
+        let left = std::mem::replace(&mut self.kept[place], copy);
+        self.places.remove(&left.page);
+        self.places.insert(page, place);
+        Some(left)
     }
 
     /// The least worth of a few.
@@ -331,14 +377,18 @@ impl Shard {
         picked.into_iter().flatten().min_by_key(|place| self.kept[*place].worth(now))
     }
 
-    fn forget(&mut self, page: usize) -> bool {
-        let Some(place) = self.places.remove(&page) else { return false };
+    fn forget(&mut self, page: usize) {
+        let Some(sent) = self.sent.get_mut(page) else { return };
+        if std::mem::take(sent) == 0 {
+            return;
+        }
+        self.pages -= 1;
+        let Some(place) = self.places.remove(&page) else { return };
         self.kept.swap_remove(place);
         if let Some(moved) = self.kept.get(place) {
             self.places.insert(moved.page, place);
         }
         self.stats.forgotten += 1;
-        true
     }
 }
 

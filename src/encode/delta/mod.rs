@@ -13,6 +13,7 @@
 //! that wants to lie need not send deltas for it.
 
 mod cache;
+mod lines;
 mod runs;
 
 use std::sync::Arc;
@@ -31,16 +32,21 @@ const PAYS: usize = 32;
 /// A delta of a page's fraction of this needs no second opinion.
 const SMALL: usize = 4;
 
-/// Appends what turns `old` into `new` to `out`, unless it is hardly shorter than the page.
-fn delta(old: &[u8], new: &[u8], out: &mut Vec<u8>) -> bool {
-    let Some(budget) = new.len().checked_sub(CHECK + PAYS) else { return false };
+/// Appends the check of `new` and what `runs` appends within its budget, unless that is hardly
+/// shorter than the page.
+fn framed(new: &[u8], out: &mut Vec<u8>, runs: impl FnOnce(usize, &mut Vec<u8>) -> bool) -> bool {
     let from = out.len();
     out.extend_from_slice(&xxh3_64(new).to_le_bytes());
-    let fits = runs::encode(old, new, budget, out);
+    let fits = runs(new.len().saturating_sub(CHECK + PAYS), out);
     if !fits {
         out.truncate(from);
     }
     fits
+}
+
+/// Appends what turns `old` into `new`, unless that is hardly shorter than the page.
+fn delta(old: &[u8], new: &[u8], out: &mut Vec<u8>) -> bool {
+    framed(new, out, |budget, out| runs::encode(old, new, budget, out))
 }
 
 /// Sends pages that the cache knows as deltas; all others, and those whose delta is large, as

@@ -34,7 +34,7 @@ pub(super) fn encode(old: &[u8], new: &[u8], budget: usize, out: &mut Vec<u8>) -
         return false;
     }
     let from = out.len();
-    let mut runs = Runs { new, start: 0, end: 0, written: 0, most: from + budget, out };
+    let mut runs = Runs::new(new, budget, out);
     let blocks = olds.iter().zip(news).enumerate().filter(|(_, (old, new))| old != new);
     for (at, (old, new)) in blocks {
         let words = old.as_chunks::<WORD>().0.iter().zip(new.as_chunks::<WORD>().0);
@@ -59,6 +59,24 @@ pub(super) fn encode(old: &[u8], new: &[u8], budget: usize, out: &mut Vec<u8>) -
     fits
 }
 
+/// Appends the runs that make lines of `line` bytes what they are in `new`, those with the numbers
+/// that `changed` gives, in order. False if that takes more than `budget` bytes; what was appended is
+/// of no use then. All of `changed` is taken, whatever fits.
+pub(super) fn of_lines(
+    new: &[u8],
+    line: usize,
+    changed: impl Iterator<Item = usize>,
+    budget: usize,
+    out: &mut Vec<u8>,
+) -> bool {
+    let mut runs = Runs::new(new, budget, out);
+    let mut fits = true;
+    for at in changed {
+        fits = fits && runs.add(at * line, (at + 1) * line);
+    }
+    fits && runs.close()
+}
+
 /// Runs on their way out; the last one may still grow.
 struct Runs<'a> {
     new: &'a [u8],
@@ -72,7 +90,11 @@ struct Runs<'a> {
     out: &'a mut Vec<u8>,
 }
 
-impl Runs<'_> {
+impl<'a> Runs<'a> {
+    fn new(new: &'a [u8], budget: usize, out: &'a mut Vec<u8>) -> Self {
+        Self { new, start: 0, end: 0, written: 0, most: out.len() + budget, out }
+    }
+
     /// Bytes `start..end` change. False if there is no room for what was open.
     fn add(&mut self, start: usize, end: usize) -> bool {
         if self.start < self.end && start - self.end <= GAP {
@@ -251,6 +273,24 @@ mod tests {
         new[..PAGE - 4].fill(2);
         assert_eq!(round_trip(&old, &new), Some(1 + 2 + PAGE - 4));
         assert!(!encode(&old, &old[1..], PAGE, &mut Vec::new()), "two lengths");
+    }
+
+    #[test]
+    fn lines_are_runs() {
+        let (old, mut out) = (noise(1, PAGE), Vec::new());
+        let mut new = old.clone();
+        new[129] ^= 1;
+        new[200] ^= 1;
+        new[4090] ^= 1;
+        assert!(of_lines(&new, 64, [2, 3, 63].into_iter(), PAGE, &mut out));
+        assert_eq!(out.len(), 2 + 2 + 128 + 2 + 1 + 64, "two lines in a row are one run");
+        let mut page = old.clone();
+        apply(&out, &mut page).unwrap();
+        assert!(page == new);
+        let mut taken = 0;
+        let all = (0..64).inspect(|_| taken += 1);
+        assert!(!of_lines(&new, 64, all, 100, &mut out));
+        assert_eq!(taken, 64);
     }
 
     #[test]

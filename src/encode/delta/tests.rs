@@ -16,8 +16,9 @@ fn index(page: u64) -> PageIndex {
     PageIndex::new(page)
 }
 
+/// Too small for fingerprints: copies only.
 fn cache(pages: u64, kept: u64) -> Arc<DeltaCache> {
-    Arc::new(DeltaCache::new(pages, PageSize::BASE, kept << 12))
+    Arc::new(DeltaCache::new(pages.max(kept * 33), PageSize::BASE, kept << 12))
 }
 
 fn encoder(cache: &Arc<DeltaCache>) -> DeltaEncoder<crate::encode::RawEncoder> {
@@ -42,9 +43,12 @@ fn edited(page: &[u8], at: usize, count: usize) -> Vec<u8> {
 }
 
 fn kinds(versions: &[Vec<u8>]) -> (Vec<PageKind>, DeltaStats) {
-    let cache = cache(100, 100);
+    kinds_of(&cache(100, 100), versions)
+}
+
+fn kinds_of(cache: &Arc<DeltaCache>, versions: &[Vec<u8>]) -> (Vec<PageKind>, DeltaStats) {
     let sends: Vec<_> = versions.iter().map(|version| (index(42), version.clone())).collect();
-    let kinds = check_history(&mut encoder(&cache), &mut DeltaDecoder, &sends);
+    let kinds = check_history(&mut encoder(cache), &mut DeltaDecoder, &sends);
     (kinds, cache.stats())
 }
 
@@ -55,7 +59,12 @@ fn a_page_gains_from_its_third_time_on() {
     let (kinds, stats) = kinds(&versions.map(Clone::clone));
     use PageKind::{Delta, Raw};
     assert_eq!(kinds, [Raw, Raw, Delta, Delta, Delta]);
-    assert_eq!((stats.hits, stats.misses, stats.admitted, stats.held_pages), (3, 1, 1, 1));
+    assert_eq!((stats.hits, stats.misses, stats.admitted, stats.copies), (3, 1, 1, 1));
+    // With fingerprints from its second; a copy is there from the second on, too.
+    let cache = Arc::new(DeltaCache::new(640, PageSize::BASE, 640 << 10));
+    let (kinds, stats) = kinds_of(&cache, &versions.map(Clone::clone));
+    assert_eq!(kinds, [Raw, Delta, Delta, Delta, Delta]);
+    assert_eq!((stats.line_hits, stats.hits, stats.misses), (1, 3, 0));
 }
 
 #[test]
@@ -73,11 +82,14 @@ fn a_page_that_went_as_zeros_is_forgotten() {
     let first = noise(1);
     let zero = vec![0; PAGE];
     let later = edited(&first, 9, 9);
-    let versions = [&first, &first, &zero, &later, &first].map(Clone::clone);
+    let versions = [&first, &first, &zero, &later, &first, &later].map(Clone::clone);
     let (kinds, stats) = kinds(&versions);
     use PageKind::{Delta, Raw, Zero};
-    assert_eq!(kinds, [Raw, Raw, Zero, Raw, Delta]);
-    assert_eq!((stats.forgotten, stats.admitted, stats.held_pages), (1, 2, 1));
+    assert_eq!(kinds, [Raw, Raw, Zero, Raw, Raw, Delta]);
+    assert_eq!((stats.forgotten, stats.admitted, stats.copies), (1, 2, 1));
+    let cache = Arc::new(DeltaCache::new(640, PageSize::BASE, 640 << 10));
+    let (kinds, _) = kinds_of(&cache, &versions);
+    assert_eq!(kinds, [Raw, Delta, Zero, Raw, Delta, Delta]);
 }
 
 /// The bytes of a delta, which other implementations must make sense of.
@@ -160,7 +172,7 @@ fn the_shorter_of_two_encodings_goes() {
     .map(|version| (index(3), version));
     let kinds = check_history(&mut *encoder, &mut *decoder(decoder_capabilities()), &sends);
     use PageKind::{Delta, Lz4, Raw};
-    assert_eq!(kinds, [Raw, Raw, Delta, Lz4, Delta]);
+    assert_eq!(kinds, [Raw, Delta, Delta, Lz4, Delta]);
     assert_eq!(encoder.name(), "delta+lz4");
 }
 
@@ -188,8 +200,10 @@ proptest! {
     fn histories_arrive(
         steps in prop::collection::vec((0u64..60, 0usize..5, 0..PAGE, 1..600usize), 1..400),
         kept in 1u64..50,
+        share in 0u64..34,
     ) {
-        let cache = cache(60, kept);
+        let small = DeltaCache::new(60, PageSize::BASE, (60 << 12) / share.max(1));
+        let cache = if share == 0 { cache(60, kept) } else { Arc::new(small) };
         let mut channels = [encoder(&cache), encoder(&cache)];
         let mut pages: HashMap<u64, Vec<u8>> = HashMap::new();
         let mut there: HashMap<u64, Vec<u8>> = HashMap::new();
@@ -213,10 +227,49 @@ proptest! {
             }
             prop_assert!(held == bytes);
             let stats = cache.stats();
-            prop_assert!(stats.held_pages <= kept && cache.limit_bytes() == kept << 12);
-            prop_assert_eq!(stats.held_pages, stats.admitted - stats.evicted - stats.forgotten);
+            prop_assert!(stats.held_bytes <= cache.limit_bytes());
+            prop_assert_eq!(stats.copies, stats.admitted - stats.evicted - stats.forgotten);
         }
     }
+}
+
+/// Lines are as short as the cache allows, and what is kept is what was said.
+#[test]
+fn fingerprints_take_half_of_the_cache_at_most() {
+    for (share, body) in [(1, 64), (4, 64), (5, 128), (8, 128), (9, 256), (16, 256), (32, 512)] {
+        let (pages, bytes) = (6400, (6400 << 12) / share);
+        let cache = DeltaCache::new(pages, PageSize::BASE, bytes);
+        let limit = cache.limit_bytes();
+        assert!(limit <= bytes && limit > bytes - (1 << 12), "{limit} of {bytes}");
+        let mut out = Vec::new();
+        assert!(!cache.send(index(9), &noise(1), &mut out) && out.is_empty());
+        assert!(cache.send(index(9), &edited(&noise(1), 0, 1), &mut out));
+        assert!((10 + body..=11 + body).contains(&out.len()), "{share}: {}", out.len());
+        let prints = 4096 / body as u64 * 8;
+        assert_eq!(cache.stats().held_bytes, prints + 4096);
+    }
+    let cache = DeltaCache::new(6400, PageSize::BASE, (6400 << 12) / 33);
+    assert!(!cache.send(index(9), &noise(1), &mut Vec::new()));
+    assert!(!cache.send(index(9), &noise(1), &mut Vec::new()), "too small for fingerprints");
+}
+
+/// A page that has given way to another one is still known by its lines.
+#[test]
+fn who_leaves_gets_fingerprints_again() {
+    // Room for 40 copies.
+    let cache = Arc::new(DeltaCache::new(640, PageSize::BASE, 80 << 12));
+    let mut encoder = encoder(&cache);
+    let mut sends = Vec::new();
+    for round in 0..40u64 {
+        // The first pages come in the first half of the time only.
+        let pages = if round < 20 { 0..60 } else { 30..120u64 };
+        sends.extend(pages.map(|page| (index(page), edited(&noise(page), round as usize, 9))));
+    }
+    sends.extend((0..120u64).map(|page| (index(page), edited(&noise(page), 1000, 9))));
+    let kinds = check_history(&mut encoder, &mut DeltaDecoder, &sends);
+    assert_eq!(kinds.iter().filter(|kind| **kind == PageKind::Raw).count(), 120, "once each");
+    let stats = cache.stats();
+    assert!(stats.evicted > 0 && stats.copies == 40 && stats.misses == 0, "{stats:?}");
 }
 
 /// QEMU's XBZRLE cache (migration/page_cache.c): a page's place follows from its address, and who

@@ -342,14 +342,14 @@ impl Run<'_, '_, '_, '_> {
         let (stats, limit) = self.options.encoders.as_ref()?.deltas()?;
         let page_bytes = u64::from(self.parts.regions.page_size().bytes_u32());
         let sent = self.session.totals().delta;
-        let saved = (sent.pages * page_bytes).saturating_sub(sent.bytes);
         let mut report = DeltaReport::default();
-        (report.sent, report.saved_bytes) = (sent, saved);
-        (report.hits, report.misses, report.overflows) =
-            (stats.hits, stats.misses, stats.overflows);
+        report.sent = sent;
+        report.saved_bytes = (sent.pages * page_bytes).saturating_sub(sent.bytes);
+        (report.hits, report.line_hits) = (stats.hits, stats.line_hits);
+        (report.misses, report.overflows) = (stats.misses, stats.overflows);
         (report.admitted, report.evicted) = (stats.admitted, stats.evicted);
         (report.declined, report.forgotten) = (stats.declined, stats.forgotten);
-        (report.cache_limit_bytes, report.cache_bytes) = (limit, stats.held_pages * page_bytes);
+        (report.cache_limit_bytes, report.cache_bytes) = (limit, stats.held_bytes);
         report.encode_time = self.record.encoding;
         Some(report)
     }

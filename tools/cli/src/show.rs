@@ -210,8 +210,8 @@ pub(crate) fn summary(report: &Report) -> String {
 fn deltas(delta: &DeltaReport) -> String {
     let mean = delta.sent.bytes.checked_div(delta.sent.pages).unwrap_or(0);
     format!(
-        "  deltas   {} pages of {} on average, {} saved; {} encoding\n         \x20          cache {} of {}: {} hits ({} went in full), {} misses, {} entered, {} gave \
-         way, {} stayed out\n",
+        "  deltas   {} pages of {} on average, {} saved; {} encoding\n         \x20          cache {} of {}: {} hits on copies and {} on lines ({} went in full), {} misses; \
+         {} copies entered, {} gave way, {} stayed out\n",
         count(delta.sent.pages),
         bytes(mean),
         bytes(delta.saved_bytes),
@@ -219,6 +219,7 @@ fn deltas(delta: &DeltaReport) -> String {
         bytes(delta.cache_bytes),
         bytes(delta.cache_limit_bytes),
         count(delta.hits),
+        count(delta.line_hits),
         count(delta.overflows),
         count(delta.misses),
         count(delta.admitted),

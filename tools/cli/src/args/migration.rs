@@ -51,8 +51,8 @@ pub(crate) struct MigrationArgs {
     /// changed), delta+lz4
     #[arg(long, value_name = "ENCODER", default_value = "raw")]
     pub(crate) encoder: String,
-    /// Most memory for copies of pages that deltas are made from, such as 64MiB [default: an
-    /// eighth of the guest's memory, at most 4 GiB]
+    /// Most memory for what deltas are made from (fingerprints and copies of pages), such as 64MiB
+    /// [default: an eighth of the guest's memory, at most 4 GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse::size)]
     pub(crate) delta_cache: Option<u64>,
     /// Most bandwidth over all channels together, such as 1Gbit/s or 100MB/s
