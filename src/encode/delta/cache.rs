@@ -7,8 +7,8 @@
 //! **Fingerprints** of every page that was sent: 64 bits for each line of it. They say which lines
 //! have changed, and the delta is those lines. The lines are as short as half of the cache allows
 //! for all pages of the guest: of 64 bytes (an eighth of a page each) from a quarter of the guest's
-//! memory on, of 512 (a 64th) down to 1/32 of it, and with less there are none. A page gains from the
-//! second time on that it is sent.
+//! memory on, of 512 (a 64th) down to 1/32 of it, and with less there are none. A page gains from
+//! the second time on that it is sent.
 //!
 //! **Copies** of pages that come again and again, in what is left: exact deltas, down to the byte.
 //! Only warm pages enter (heuristics.md 6.7): at the earliest when they are sent for the second
@@ -126,8 +126,8 @@ pub struct DeltaCache {
 }
 
 impl DeltaCache {
-    /// For a guest of `pages` pages, in up to `bytes` bytes (at least those of a page, at most those
-    /// of the guest).
+    /// For a guest of `pages` pages, in up to `bytes` bytes (at least those of a page, at most
+    /// those of the guest).
     #[must_use]
     pub fn new(pages: u64, page_size: PageSize, bytes: u64) -> Self {
         let page_bytes = u64::from(page_size.bytes_u32());

@@ -60,8 +60,8 @@ pub(super) fn encode(old: &[u8], new: &[u8], budget: usize, out: &mut Vec<u8>) -
 }
 
 /// Appends the runs that make lines of `line` bytes what they are in `new`, those with the numbers
-/// that `changed` gives, in order. False if that takes more than `budget` bytes; what was appended is
-/// of no use then. All of `changed` is taken, whatever fits.
+/// that `changed` gives, in order. False if that takes more than `budget` bytes; what was appended
+/// is of no use then. All of `changed` is taken, whatever fits.
 pub(super) fn of_lines(
     new: &[u8],
     line: usize,

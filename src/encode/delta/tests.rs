@@ -263,7 +263,8 @@ fn who_leaves_gets_fingerprints_again() {
     for round in 0..40u64 {
         // The first pages come in the first half of the time only.
         let pages = if round < 20 { 0..60 } else { 30..120u64 };
-        sends.extend(pages.map(|page| (index(page), edited(&noise(page), round as usize * 100, 9))));
+        sends
+            .extend(pages.map(|page| (index(page), edited(&noise(page), round as usize * 100, 9))));
     }
     sends.extend((0..120u64).map(|page| (index(page), edited(&noise(page), 1000, 9))));
     let kinds = check_history(&mut encoder, &mut DeltaDecoder, &sends);

@@ -54,8 +54,8 @@ pub struct SourceOptions {
     /// How pages travel; as much of it as the destination can decode.
     pub encoder: EncoderKind,
     /// Most bytes of what deltas are made from, at the source
-    /// ([`DeltaCache`](crate::encode::DeltaCache)). `None`: an eighth of the guest's memory, at most
-    /// [`limits::DELTA_CACHE_DEFAULT_MAX`]. It is allocated as pages are sent, and gone when the
+    /// ([`DeltaCache`](crate::encode::DeltaCache)). `None`: an eighth of the guest's memory, at
+    /// most [`limits::DELTA_CACHE_DEFAULT_MAX`]. It is allocated as pages are sent, and gone when the
     /// attempt ends.
     pub delta_cache_bytes: Option<u64>,
     /// Most bytes per second over all channels together.

@@ -209,23 +209,29 @@ pub(crate) fn summary(report: &Report) -> String {
 /// What deltas did.
 fn deltas(delta: &DeltaReport) -> String {
     let mean = delta.sent.bytes.checked_div(delta.sent.pages).unwrap_or(0);
-    format!(
-        "  deltas   {} pages of {} on average, {} saved; {} encoding\n         \x20          cache {} of {}: {} hits on copies and {} on lines ({} went in full), {} misses; \
-         {} copies entered, {} gave way, {} stayed out\n",
+    let mut out = format!(
+        "  deltas   {} pages of {} on average, {} saved; {} encoding\n",
         count(delta.sent.pages),
         bytes(mean),
         bytes(delta.saved_bytes),
         time(delta.encode_time),
+    );
+    out.push_str(&format!(
+        "           cache {} of {}: {} hits on copies, {} on lines ({} went in full), {} misses\n",
         bytes(delta.cache_bytes),
         bytes(delta.cache_limit_bytes),
         count(delta.hits),
         count(delta.line_hits),
         count(delta.overflows),
         count(delta.misses),
+    ));
+    out.push_str(&format!(
+        "           copies: {} entered, {} gave way, {} stayed out\n",
         count(delta.admitted),
         count(delta.evicted),
         count(delta.declined),
-    )
+    ));
+    out
 }
 
 /// All of a report.
