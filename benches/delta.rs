@@ -21,6 +21,10 @@ impl Dice {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         self.0 ^ self.0 >> 31
     }
+
+    fn below(&mut self, bound: usize) -> usize {
+        PageIndex::new(self.next() % bound as u64).as_usize()
+    }
 }
 
 /// Seconds of the best pass; a pass is told its number.
@@ -59,13 +63,10 @@ fn change(memory: &[u8], words: usize, each: usize, scattered: bool, dice: &mut 
     let mut changed = memory.to_vec();
     for page in changed.chunks_exact_mut(PAGE).step_by(each) {
         let mut places: Vec<usize> = (0..WORDS).collect();
-        let first = dice.next() as usize % (WORDS - words + 1);
+        let first = dice.below(WORDS - words + 1);
         for at in 0..words {
-            let place = if scattered {
-                places.swap_remove(dice.next() as usize % places.len())
-            } else {
-                first + at
-            };
+            let place =
+                if scattered { places.swap_remove(dice.below(places.len())) } else { first + at };
             let word = (dice.next() | 1 << 60).to_le_bytes();
             page[place * 8..][..8].iter_mut().zip(word).for_each(|(to, by)| *to ^= by);
         }

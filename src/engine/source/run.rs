@@ -342,16 +342,21 @@ impl Run<'_, '_, '_, '_> {
         let (stats, limit) = self.options.encoders.as_ref()?.deltas()?;
         let page_bytes = u64::from(self.parts.regions.page_size().bytes_u32());
         let sent = self.session.totals().delta;
-        let mut report = DeltaReport::default();
-        report.sent = sent;
-        report.saved_bytes = (sent.pages * page_bytes).saturating_sub(sent.bytes);
-        (report.hits, report.line_hits) = (stats.hits, stats.line_hits);
-        (report.misses, report.overflows) = (stats.misses, stats.overflows);
-        (report.admitted, report.evicted) = (stats.admitted, stats.evicted);
-        (report.declined, report.forgotten) = (stats.declined, stats.forgotten);
-        (report.cache_limit_bytes, report.cache_bytes) = (limit, stats.held_bytes);
-        report.encode_time = self.record.encoding;
-        Some(report)
+        Some(DeltaReport {
+            sent,
+            saved_bytes: (sent.pages * page_bytes).saturating_sub(sent.bytes),
+            hits: stats.hits,
+            line_hits: stats.line_hits,
+            misses: stats.misses,
+            overflows: stats.overflows,
+            admitted: stats.admitted,
+            evicted: stats.evicted,
+            declined: stats.declined,
+            forgotten: stats.forgotten,
+            cache_limit_bytes: limit,
+            cache_bytes: stats.held_bytes,
+            encode_time: self.record.encoding,
+        })
     }
 
     /// Says goodbye and puts the report together.

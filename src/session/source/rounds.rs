@@ -201,7 +201,8 @@ impl SourceSession {
             return self.breach(now, &format!("it counts {counts:?}, but {sent:?} was sent"));
         }
         self.ledger.settle_round();
-        self.meter.round_acknowledged(now, self.ledger.owed_pages());
+        let (owed, unsent) = (self.ledger.owed_pages(), self.ledger.unsent_pages());
+        self.meter.round_acknowledged(now, owed, unsent);
         if self.stop_at_ack {
             self.round_done();
             return self.pause_guest(now);

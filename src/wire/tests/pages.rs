@@ -52,7 +52,7 @@ fn apply(frame: &[u8], memory: &mut BTreeMap<u64, Vec<u8>>) -> u64 {
                 PageKind::Zero => vec![0; PAGE],
                 PageKind::Raw => entry.body[index * PAGE..][..PAGE].to_vec(),
                 kind => {
-                    let mut bytes = memory.remove(&page.get()).unwrap_or(vec![0xee; PAGE]);
+                    let mut bytes = memory.remove(&page.get()).unwrap_or_else(|| vec![0xee; PAGE]);
                     decoder(has).decode(kind, entry.body, &mut bytes).unwrap();
                     bytes
                 }
