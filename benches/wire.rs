@@ -49,7 +49,8 @@ fn build(
     kind: EncoderKind,
     mut sink: impl FnMut(&[&[u8]]),
 ) {
-    let mut encoder = kind.encoder().expect("is built");
+    let set = kind.set(FRAMES * PAGES, PageSize::BASE, 1 << 20).expect("is built");
+    let mut encoder = set.encoder();
     for (index, bytes) in (0u64..).zip(memory.chunks_exact(FRAME_BYTES)) {
         builder.reserve_raw(run(index)).expect("has room").copy_from_slice(bytes);
         builder.classify(encoder.as_deref_mut());

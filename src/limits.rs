@@ -68,6 +68,11 @@ pub const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PEEK_WINDOW_PAGES: u64 = 4096;
 /// Batches queued on one channel ahead of the one that is being sent.
 pub const CHANNEL_QUEUE_BATCHES: usize = 2;
+/// Share of the guest's memory that the delta cache may take unless told otherwise: one part of so
+/// many.
+pub const DELTA_CACHE_DEFAULT_SHARE: u64 = 8;
+/// Most bytes that it takes unless told otherwise.
+pub const DELTA_CACHE_DEFAULT_MAX: u64 = 4 << 30;
 /// Least bytes that the kernel may hold unsent on a capped connection; two of its packets.
 pub const UNSENT_BYTES_LEAST: u32 = 128 << 10;
 /// Messages and batches that wait for one channel's sending thread. Holds a whole state, all

@@ -2,17 +2,19 @@
 //! Page to bytes and back.
 //!
 //! An encoder sees private copies of pages, one at a time, in the order in which they go over one
-//! channel. It may keep state per channel (a delta encoder keeps what it sent last); the session
-//! tells it which pages the destination surely holds ([`PageEncoder::acknowledged`]).
+//! channel, and is told of those that go as zeros. What encoders of several channels share lies in
+//! their [`EncoderSet`]; a delta encoder keeps what was sent last there ([`DeltaCache`]).
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
+mod delta;
 mod kind;
 #[cfg(feature = "lz4")]
 mod lz4;
 mod raw;
 
-pub use kind::{EncoderError, EncoderKind, decoder, decoder_capabilities};
+pub use delta::{DeltaCache, DeltaDecoder, DeltaEncoder, DeltaStats};
+pub use kind::{EncoderError, EncoderKind, EncoderSet, decoder, decoder_capabilities};
 #[cfg(feature = "lz4")]
 pub use lz4::{Lz4Decoder, Lz4Encoder};
 pub use raw::{RawDecoder, RawEncoder};
@@ -30,6 +32,8 @@ pub enum PageKind {
     Zero = 1,
     /// One LZ4 block (no frame, no size prefix) that decodes to exactly one page.
     Lz4 = 2,
+    /// What has changed since the page was last sent; see [`DeltaEncoder`].
+    Delta = 3,
 }
 
 impl PageKind {
@@ -40,6 +44,7 @@ impl PageKind {
             0 => Some(Self::Raw),
             1 => Some(Self::Zero),
             2 => Some(Self::Lz4),
+            3 => Some(Self::Delta),
             _ => None,
         }
     }
@@ -55,8 +60,8 @@ pub trait PageEncoder: Send {
     /// sends the page as it is. A body is always shorter than the page.
     fn encode(&mut self, page: PageIndex, bytes: &[u8], out: &mut Vec<u8>) -> PageKind;
 
-    /// Every page of the run has arrived in the state in which it was last encoded here.
-    fn acknowledged(&mut self, run: PageRun) {
+    /// The pages of the run are sent as zeros, which never get to [`encode`](Self::encode).
+    fn zeros(&mut self, run: PageRun) {
         let _ = run;
     }
 }
@@ -92,4 +97,11 @@ pub enum DecodeError {
         /// The decoder's reason.
         why: String,
     },
+    /// A delta that was made from another page than the one that is here.
+    #[error(
+        "A delta does not give the page that the source has: what was sent of it before is not \
+         what is here, so it was changed or discarded here, or came out of order. Try again, or \
+         without deltas"
+    )]
+    Base,
 }

@@ -12,7 +12,7 @@ pub use samples::{
 pub use sessions::{fuzz_destination_session, fuzz_source_session};
 pub use trace::{fuzz_trace, fuzz_trace_text, sample_trace};
 
-use crate::encode::PageKind;
+use crate::encode::{EncoderKind, PageKind, conformance};
 use crate::limits;
 use crate::units::ChannelId;
 use crate::wire::{
@@ -134,7 +134,7 @@ fn header_for(kind: FrameKind, channel: u8, round: u8, body: &[u8]) -> Option<Fr
 
 fn check_pages(header: &FrameHeader, body: &[u8]) {
     let table = sample_table();
-    let capabilities = [Capabilities::NONE, Capabilities::LZ4];
+    let capabilities = [Capabilities::NONE, Capabilities::LZ4.with(Capabilities::DELTA)];
     let [without, with] = capabilities.map(|has| PageFrameView::parse(header, body, &table, has));
     let Ok(view) = with else {
         assert!(without.is_err(), "fewer capabilities cannot allow more");
@@ -160,10 +160,10 @@ fn check_pages(header: &FrameHeader, body: &[u8]) {
                 place.copy_from_slice(entry.body);
                 builder.classify(None);
             }
-            PageKind::Lz4 => {
+            kind @ (PageKind::Lz4 | PageKind::Delta) => {
                 encoded = true;
                 assert!(entry.run.pages() == 1 && entry.body.len() < table.page_size().bytes());
-                decode(entry.body, table.page_size().bytes());
+                decode(kind, entry.body, table.page_size().bytes());
             }
         }
     }
@@ -181,10 +181,10 @@ fn check_pages(header: &FrameHeader, body: &[u8]) {
 /// # Panics
 /// If decoding writes outside the page, or if a page does not survive encoding.
 pub fn fuzz_lz4(data: &[u8]) {
-    decode(data, 4096);
+    decode(PageKind::Lz4, data, 4096);
     #[cfg(feature = "lz4")]
     {
-        use crate::encode::{Lz4Decoder, Lz4Encoder, conformance};
+        use crate::encode::{Lz4Decoder, Lz4Encoder};
         let mut page = [0; 4096];
         let length = data.len().min(page.len());
         page[..length].copy_from_slice(&data[..length]);
@@ -193,9 +193,47 @@ pub fn fuzz_lz4(data: &[u8]) {
     }
 }
 
-fn decode(body: &[u8], page_bytes: usize) {
+/// The history of one page: its first version is the bytes before the first 0xff, again and
+/// again; from then on three bytes each say where and for how many bytes the next version differs,
+/// and a zero byte in the third's place makes all of it zero. The same bytes are a delta, too.
+///
+/// # Panics
+/// If decoding writes outside the page, or if a version does not survive.
+pub fn fuzz_delta(data: &[u8]) {
+    decode(PageKind::Delta, data, 4096);
+    let split = data.iter().position(|byte| *byte == 0xff).unwrap_or(data.len());
+    let (first, edits) = data.split_at(split);
+    if first.is_empty() {
+        return;
+    }
+    let mut page: Vec<u8> = first.iter().copied().cycle().take(4096).collect();
+    let mut versions = vec![page.clone(), page.clone()];
+    for edit in edits.chunks_exact(3).take(50) {
+        match edit[2] {
+            0 => page.fill(0),
+            byte => {
+                let start = usize::from(edit[0]) << 4 | usize::from(edit[1]) & 15;
+                let end = (start + 1 + usize::from(edit[1]) * 4).min(page.len());
+                page[start..end].iter_mut().for_each(|at| *at = at.wrapping_add(byte));
+            }
+        }
+        versions.push(page.clone());
+    }
+    let one = crate::units::PageIndex::new(7);
+    let sends: Vec<_> = versions.into_iter().map(|version| (one, version)).collect();
+    let size = crate::units::PageSize::BASE;
+    // With a copy alone, and with fingerprints.
+    for bytes in [4096, 64 << 10] {
+        let set = EncoderKind::Delta.set(64, size, bytes).expect("every build has it");
+        let mut encoder = set.encoder().expect("not raw");
+        let mut decoder = crate::encode::decoder(Capabilities::DELTA);
+        conformance::check_history(&mut *encoder, &mut *decoder, &sends);
+    }
+}
+
+fn decode(kind: PageKind, body: &[u8], page_bytes: usize) {
     let mut page = vec![0xa5; page_bytes + 64];
-    let mut decoder = crate::encode::decoder(Capabilities::LZ4);
-    let _ = decoder.decode(PageKind::Lz4, body, &mut page[..page_bytes]);
+    let mut decoder = crate::encode::decoder(Capabilities::LZ4.with(Capabilities::DELTA));
+    let _ = decoder.decode(kind, body, &mut page[..page_bytes]);
     assert!(page[page_bytes..].iter().all(|byte| *byte == 0xa5), "written past the page");
 }

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use crate::encode::EncoderKind;
 use crate::region::{Region, RegionTable};
 use crate::units::{ChannelId, GuestAddress, MigrationId, PageRun, PageSize};
 use crate::wire::{
@@ -80,8 +81,8 @@ pub fn sample_frames() -> Vec<Vec<u8>> {
     frames
 }
 
-/// Two raw pages, one page that turns out to be zero, a zero run, and (with the `lz4` feature) a
-/// compressed page, of [`sample_table`].
+/// Two raw pages, one page that turns out to be zero, a zero run, (with the `lz4` feature) a
+/// compressed page, and a delta, of [`sample_table`].
 #[must_use]
 pub fn sample_page_frame() -> Vec<u8> {
     let mut builder = PageFrameBuilder::new(PageSize::BASE).expect("4 KiB fits a frame");
@@ -99,6 +100,19 @@ pub fn sample_page_frame() -> Vec<u8> {
         builder.reserve_raw(one).expect("there is room").fill(7);
         builder.classify(Some(&mut crate::encode::Lz4Encoder::new()));
     }
+    let set = EncoderKind::Delta.set(40, PageSize::BASE, 4096).expect("every build has it");
+    let mut encoder = set.encoder().expect("not raw");
+    let one = PageRun::from_range(35..36);
+    let mut page = [7; 4096];
+    for version in 0..3 {
+        // The first two are not sent: only from the third on there are deltas.
+        (page[8], page[300]) = (version, version);
+        builder.reserve_raw(one).expect("there is room").copy_from_slice(&page);
+        if version < 2 {
+            encoder.encode(one.start(), &page, &mut Vec::new());
+        }
+    }
+    builder.classify(Some(&mut *encoder));
     let mut bytes = Vec::new();
     let frame = builder.finish(ChannelId::CONTROL, 0, 1).expect("there are pages in it");
     frame.write_to(&mut bytes).expect("a vector takes everything");

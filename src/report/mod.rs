@@ -69,6 +69,9 @@ pub struct RoundReport {
     pub sent_pages: u64,
     /// Zero pages among them.
     pub zero_pages: u64,
+    /// Those among them that went as what had changed.
+    #[serde(default)]
+    pub delta: DeltaCounts,
     /// Pages left for the next round because they were dirty again already.
     pub skipped_pages: u64,
     /// Bytes handed to the channels, headers included.
@@ -152,6 +155,9 @@ pub struct Totals {
     pub sent_pages: u64,
     /// Zero pages among them.
     pub zero_pages: u64,
+    /// Those among them that went as what had changed.
+    #[serde(default)]
+    pub delta: DeltaCounts,
     /// Pages skipped because they were dirty again already.
     pub skipped_pages: u64,
     /// Bytes handed to the channels, headers included.
@@ -160,6 +166,57 @@ pub struct Totals {
     pub state_bytes: u64,
     /// Average of wire bytes over duration.
     pub bandwidth_bytes_per_s: f64,
+}
+
+/// Pages that went as what had changed since they were sent last.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "two sums that drivers of a session fill in")]
+pub struct DeltaCounts {
+    /// How many.
+    pub pages: u64,
+    /// Bytes of their bodies, checksums included and frame entries not.
+    pub bytes: u64,
+}
+
+impl DeltaCounts {
+    /// Adds another count.
+    pub fn add(&mut self, other: Self) {
+        self.pages += other.pages;
+        self.bytes += other.bytes;
+    }
+}
+
+/// What deltas did in one attempt, and what they cost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeltaReport {
+    /// Pages sent as deltas.
+    pub sent: DeltaCounts,
+    /// What those pages have in full, less what their deltas had.
+    pub saved_bytes: u64,
+    /// Pages sent again of which the cache had a copy of what was sent before.
+    pub hits: u64,
+    /// Pages sent again of which it had only fingerprints of lines.
+    pub line_hits: u64,
+    /// Pages sent again of which it had nothing.
+    pub misses: u64,
+    /// Hits of both kinds that went in full, because the delta was no shorter.
+    pub overflows: u64,
+    /// Pages of which a copy was taken in.
+    pub admitted: u64,
+    /// Of these, in place of another page's.
+    pub evicted: u64,
+    /// Pages of which no copy was taken in, because all others were worth more.
+    pub declined: u64,
+    /// Pages whose copy was dropped because they were sent as zeros.
+    pub forgotten: u64,
+    /// Most bytes of copies and fingerprints that the cache could hold.
+    pub cache_limit_bytes: u64,
+    /// Bytes of them at the end.
+    pub cache_bytes: u64,
+    /// Time that the channels' threads spent on turning copied pages into bodies: checking for
+    /// zeros, deltas, and other encoders.
+    pub encode_time: Duration,
 }
 
 /// How long the guest's own vCPUs stood still, as the guest measured it.
@@ -228,6 +285,9 @@ pub struct Report {
     pub downtime: Option<Downtime>,
     /// Sums.
     pub totals: Totals,
+    /// The delta cache, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<DeltaReport>,
     /// The guest's own measurement, if it has one.
     pub guest_stall: Option<GuestStall>,
     /// Strategies that were judged beside the one that acted.

@@ -148,6 +148,7 @@ impl Default for DestinationConfig {
         Self {
             capabilities: Capabilities::ANNOUNCE
                 .with(Capabilities::VERIFY)
+                .with(Capabilities::DELTA)
                 .with(if cfg!(feature = "lz4") { Capabilities::LZ4 } else { Capabilities::NONE }),
             channels_max: limits::CHANNELS_MAX,
             memory_bytes_max: u64::MAX,

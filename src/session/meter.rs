@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use crate::policy::{Moment, Observation};
 use crate::report::{RoundReport, Totals};
+use crate::session::BatchCounts;
 use crate::session::shadows::Carried;
 use crate::units::{RequestLoad, Throttle, Tick};
-use crate::wire::{ENTRY_BYTES, RoundCounts};
+use crate::wire::ENTRY_BYTES;
 
 /// Weight of the newest round in the smoothed bandwidth (KubeVirt's stall detector, alpha 0.4).
 const SMOOTHING: f64 = 0.4;
+/// Pages that must be sent again until it is known what they weigh: a continuous order's rounds
+/// are short, and most of them send other pages, too.
+const AGAIN_PAGES: u64 = 256;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Meter {
@@ -22,6 +26,12 @@ pub(crate) struct Meter {
     harvest_at: Tick,
     harvest_took: Duration,
     wire_bytes_per_page: Option<u64>,
+    /// Pages that were never sent when the last round was acknowledged.
+    unsent_pages: u64,
+    /// Pages sent again and their bytes, until there are enough of them to tell what one weighs.
+    again: (u64, u64),
+    /// What a page weighs that is sent again, once deltas have made that another thing.
+    again_bytes_per_page: Option<u64>,
     rtt: Option<Duration>,
     declared_fixed_cost: Duration,
     totals: Totals,
@@ -71,6 +81,32 @@ impl Meter {
         }
     }
 
+    /// Bytes that the residual is expected to weigh on the wire. With deltas, what was sent before
+    /// weighs little, and what was not weighs a page.
+    fn residual_wire_bytes(&self, residual_pages: u64, unsent_pages: u64) -> u64 {
+        let Some(again) = self.again_bytes_per_page else {
+            return residual_pages * self.page_wire_bytes();
+        };
+        let first = unsent_pages.min(residual_pages);
+        first * (self.template.page_bytes + ENTRY_BYTES as u64) + (residual_pages - first) * again
+    }
+
+    /// Tells pages of the round that were sent again from those that were sent for the first time.
+    fn weigh_again(&mut self, unsent_pages: u64) {
+        let unsent = std::mem::replace(&mut self.unsent_pages, unsent_pages);
+        if self.totals.delta.pages == 0 {
+            return;
+        }
+        let first = unsent.saturating_sub(unsent_pages).min(self.round.sent_pages);
+        let first_bytes = first * (self.template.page_bytes + ENTRY_BYTES as u64);
+        self.again.0 += self.round.sent_pages - first;
+        self.again.1 += self.round.wire_bytes.saturating_sub(first_bytes);
+        if self.again.0 >= AGAIN_PAGES {
+            self.again_bytes_per_page = Some(self.again.1.div_ceil(self.again.0));
+            self.again = (0, 0);
+        }
+    }
+
     /// Bytes that a page is expected to weigh on the wire.
     fn page_wire_bytes(&self) -> u64 {
         self.wire_bytes_per_page.unwrap_or(self.template.page_bytes + ENTRY_BYTES as u64)
@@ -79,6 +115,7 @@ impl Meter {
     pub(crate) fn populated(&mut self, now: Tick, pages: u64) {
         self.started = Some(now);
         self.template.populated_pages = pages;
+        self.unsent_pages = pages;
         self.pass = (pages, 0);
         self.harvest_at = now;
         self.open_round(0, now);
@@ -161,13 +198,16 @@ impl Meter {
         self.first_batch.get_or_insert(now);
     }
 
-    pub(crate) fn batch_sent(&mut self, counts: RoundCounts, zero_pages: u64) {
-        self.round.sent_pages += counts.pages;
+    pub(crate) fn batch_sent(&mut self, counts: BatchCounts) {
+        let BatchCounts { wire, zero_pages, delta } = counts;
+        self.round.sent_pages += wire.pages;
         self.round.zero_pages += zero_pages;
-        self.round.wire_bytes += counts.wire_bytes;
-        self.totals.sent_pages += counts.pages;
+        self.round.delta.add(delta);
+        self.round.wire_bytes += wire.wire_bytes;
+        self.totals.sent_pages += wire.pages;
         self.totals.zero_pages += zero_pages;
-        self.totals.wire_bytes += counts.wire_bytes;
+        self.totals.delta.add(delta);
+        self.totals.wire_bytes += wire.wire_bytes;
     }
 
     pub(crate) fn skipped(&mut self, pages: u64) {
@@ -179,7 +219,9 @@ impl Meter {
     }
 
     /// The round arrived completely; `owed_pages` are left.
-    pub(crate) fn round_acknowledged(&mut self, now: Tick, owed_pages: u64) {
+    /// Of these, `unsent_pages` were never sent.
+    pub(crate) fn round_acknowledged(&mut self, now: Tick, owed_pages: u64, unsent_pages: u64) {
+        self.weigh_again(unsent_pages);
         let round = &mut self.round;
         round.duration = self.first_batch.map_or(Duration::ZERO, |first| now.since(first));
         self.totals.rounds += 1;
@@ -238,7 +280,6 @@ impl Meter {
         unsent_pages: u64,
         throttle: Throttle,
     ) -> Observation {
-        let per_page = self.page_wire_bytes();
         let round_trips = self.rtt.unwrap_or_default() * 3 / 2;
         Observation {
             moment,
@@ -246,7 +287,7 @@ impl Meter {
             elapsed: self.started.map_or(Duration::ZERO, |t| now.since(t)),
             residual_pages,
             unsent_pages,
-            residual_wire_bytes: residual_pages * per_page,
+            residual_wire_bytes: self.residual_wire_bytes(residual_pages, unsent_pages),
             sent_pages: self.totals.sent_pages,
             sent_wire_bytes: self.totals.wire_bytes,
             fixed_switchover_cost: self.declared_fixed_cost + self.harvest_took + round_trips,
@@ -278,6 +319,8 @@ fn delivered(round: &RoundReport, rtt: Option<Duration>, earlier: Option<f64>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::DeltaCounts;
+    use crate::wire::RoundCounts;
 
     fn ms(ms: u64) -> Tick {
         Tick::ZERO + Duration::from_millis(ms)
@@ -290,8 +333,9 @@ mod tests {
         meter.saw_round_trip(Duration::from_millis(2));
         meter.populated(ms(0), 1000);
         meter.batch_queued(ms(0));
-        meter.batch_sent(RoundCounts { frames: 1, pages: 1000, wire_bytes: 1_000_000 }, 10);
-        meter.round_acknowledged(ms(102), 0);
+        let wire = RoundCounts { frames: 1, pages: 1000, wire_bytes: 1_000_000 };
+        meter.batch_sent(BatchCounts { wire, zero_pages: 10, ..BatchCounts::default() });
+        meter.round_acknowledged(ms(102), 0, 0);
         let seen = meter.observe(ms(102), Moment::Sent, 0, 0, Throttle::NONE);
         assert_eq!(seen.round_bandwidth_bytes_per_s, Some(10_000_000.0));
         assert_eq!(seen.rounds_sent, 1);
@@ -301,6 +345,30 @@ mod tests {
         let seen = meter.observe(ms(201), Moment::Harvested, 100, 0, Throttle::NONE);
         assert_eq!(seen.dirty_pages_per_s, Some(500.0));
         assert_eq!(seen.residual_wire_bytes, 100 * (4096 + 24));
+    }
+
+    #[test]
+    fn with_deltas_a_page_that_was_sent_before_weighs_less() {
+        let mut meter = Meter::new(4000, 4096, Duration::from_millis(300), Duration::ZERO);
+        meter.populated(ms(0), 2000);
+        let mut send = |round: u32, pages: u64, deltas: u64, bytes: u64, unsent: u64| {
+            meter.open_round(round, ms(0));
+            let wire = RoundCounts { frames: 1, pages, wire_bytes: bytes };
+            let delta = DeltaCounts { pages: deltas, bytes: 100 * deltas };
+            meter.batch_sent(BatchCounts { wire, zero_pages: 0, delta });
+            meter.round_acknowledged(ms(9), 0, unsent);
+            let residual = |unsent| meter.observe(ms(9), Moment::Sent, 500, unsent, Throttle::NONE);
+            (residual(0).residual_wire_bytes, residual(400).residual_wire_bytes)
+        };
+        // Half of the pages, for the first time: nothing is known of what comes again.
+        assert_eq!(send(0, 1000, 0, 1000 * 4120, 1000), (500 * 4120, 500 * 4120));
+        // The other half, and 200 pages again: too few to tell.
+        let bytes = 900 * 4120 + 200 * 150;
+        assert_eq!(send(1, 1100, 200, bytes, 100).0, 500 * bytes.div_ceil(1100));
+        let bytes = 100 * 4120 + 300 * 150;
+        assert_eq!(send(2, 400, 300, bytes, 0), (500 * 150, 400 * 4120 + 100 * 150));
+        // Only what is sent again changes it.
+        assert_eq!(send(3, 300, 10, 300 * 4000, 0).0, 500 * 4000);
     }
 
     #[test]

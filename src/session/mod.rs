@@ -40,4 +40,6 @@ pub use config::{DestinationConfig, Shadow, SourceConfig};
 pub use destination::{DestinationAction, DestinationInput, DestinationSession};
 pub use gate::{ChannelGate, GateError};
 pub(crate) use shadows::own_orders;
-pub use source::{Batch, SessionEvent, SourceAction, SourceInput, SourcePhase, SourceSession};
+pub use source::{
+    Batch, BatchCounts, SessionEvent, SourceAction, SourceInput, SourcePhase, SourceSession,
+};

@@ -51,6 +51,14 @@ impl Checker {
         }
     }
 
+    /// R3: a delta can only be made from what is there, whichever channels a page goes over.
+    pub(super) fn delta_made_from(&mut self, page: PageIndex, base: u32, there: u32) {
+        if base != there {
+            let what = format!("{page}: a delta of version {base} came to version {there}");
+            self.breach("R3", what);
+        }
+    }
+
     /// R4: who runs at this moment.
     pub(super) fn runners(&mut self, source: bool, destination: bool) {
         if source && destination {

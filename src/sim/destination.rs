@@ -123,6 +123,9 @@ impl DestinationHost {
     }
 
     fn write(&mut self, frame: &Frame, check: &mut Checker) {
+        for ((page, _), base) in frame.pages().zip(&frame.bases) {
+            check.delta_made_from(page, *base, self.versions.get(page));
+        }
         let mut rest = frame.versions.as_slice();
         for run in &frame.runs {
             let (versions, after) = rest.split_at(PageIndex::new(run.pages()).as_usize());

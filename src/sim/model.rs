@@ -3,7 +3,10 @@
 
 use super::versions::Versions;
 use crate::bitmap::DenseBitmap;
+use crate::report::DeltaCounts;
+use crate::session::BatchCounts;
 use crate::units::{PageIndex, PageRun};
+use crate::wire::RoundCounts;
 
 /// Guest memory as one version counter a page, and the guest's own state as its count of writes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -98,7 +101,10 @@ pub(super) struct Frame {
     pub(super) runs: Vec<PageRun>,
     /// The pages' versions when they were read, in the order of the runs.
     pub(super) versions: Vec<u32>,
+    /// What the source had sent of them before, if anybody asks.
+    pub(super) bases: Vec<u32>,
     pub(super) zero_pages: u64,
+    pub(super) delta: DeltaCounts,
     pub(super) bytes: u64,
 }
 
@@ -113,7 +119,14 @@ impl Frame {
         let pages = versions.len() as u64;
         let contents = (pages - zero_pages) * 4096;
         let bytes = Self::HEADER_BYTES + pages * Self::ENTRY_BYTES + contents;
-        Self { round, runs, versions, zero_pages, bytes }
+        let (bases, delta) = (Vec::new(), DeltaCounts::default());
+        Self { round, runs, versions, bases, zero_pages, delta, bytes }
+    }
+
+    pub(super) fn counts(&self) -> BatchCounts {
+        let mut wire = RoundCounts::default();
+        wire.add_frame(self.versions.len() as u64, self.bytes);
+        BatchCounts { wire, zero_pages: self.zero_pages, delta: self.delta }
     }
 
     pub(super) fn pages(&self) -> impl Iterator<Item = (PageIndex, u32)> {

@@ -18,7 +18,6 @@ use crate::bitmap::DenseBitmap;
 use crate::report::RoundReport;
 use crate::session::{DestinationInput, SessionEvent, SourceInput, SourcePhase};
 use crate::units::{ChannelId, PageIndex, PageRun, PageSize, Tick};
-use crate::wire::RoundCounts;
 
 mod curve;
 mod encoder;
@@ -203,9 +202,9 @@ impl<'g> Pair<'g> {
         std::mem::discriminant(&event).hash(&mut self.log);
         match event {
             Event::Sender(channel) => self.sender(now, channel),
-            Event::Sent(channel, counts, zero_pages) => {
+            Event::Sent(channel, counts) => {
                 self.busy[channel.as_usize()] = false;
-                self.tell_source(now, SourceInput::BatchSent { channel, counts, zero_pages });
+                self.tell_source(now, SourceInput::BatchSent { channel, counts });
             }
             Event::Arrive(channel, item) => {
                 if self.destination.alive && !self.silent {
@@ -316,14 +315,12 @@ impl<'g> Pair<'g> {
         let Some((mut item, mut sent)) = self.source.sender_item(channel) else { return };
         if let (WireItem::Pages(frame), Some(weigher)) = (&mut item, &mut self.weigher) {
             weigher.weigh(frame, self.runner.guest);
-            let mut counts = RoundCounts::default();
-            counts.add_frame(pages, frame.bytes);
-            sent = Some((counts, frame.zero_pages));
+            sent = Some(frame.counts());
         }
         let ready = now + self.per_page * u32::try_from(pages).unwrap_or(u32::MAX);
         let gone = self.transmit(ready, channel, item);
         match sent {
-            Some((counts, zero)) => self.plan(gone, Event::Sent(channel, counts, zero)),
+            Some(counts) => self.plan(gone, Event::Sent(channel, counts)),
             None => self.plan(gone, Event::Sender(channel)),
         }
     }

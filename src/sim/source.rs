@@ -9,14 +9,16 @@ use bytes::Bytes;
 
 use super::checker::Checker;
 use super::model::{Frame, ModelGuest, ModelTracker};
+use super::versions::Versions;
 use crate::limits;
 use crate::policy::Strategy;
 use crate::report::Outcome;
 use crate::session::{
-    Batch, SessionEvent, SourceAction, SourceConfig, SourceInput, SourcePhase, SourceSession,
+    Batch, BatchCounts, SessionEvent, SourceAction, SourceConfig, SourceInput, SourcePhase,
+    SourceSession,
 };
 use crate::units::{ChannelId, PageIndex, PageRun, RequestLoad, Throttle, Tick};
-use crate::wire::{AbortCode, Digest, Message, RoundCounts};
+use crate::wire::{AbortCode, Digest, Message};
 
 /// What travels from source to destination.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -77,6 +79,9 @@ pub(super) struct SourceHost {
     pub(super) alive: bool,
     pub(super) faults: SourceFaults,
     pub(super) costs: Costs,
+    /// What was last handed to a channel of each page, if anybody asks: what deltas would be made
+    /// from.
+    pub(super) bases: Option<Versions>,
     /// Batches that were read but not re-armed yet (planted fault only).
     unarmed: Vec<Batch>,
     /// Set while a query is wanted and not under way.
@@ -116,6 +121,7 @@ impl SourceHost {
             alive: true,
             faults: SourceFaults::default(),
             costs: Costs::default(),
+            bases: None,
             unarmed: Vec::new(),
             wants_to_ask: false,
             digest_due: false,
@@ -137,6 +143,7 @@ impl SourceHost {
             guest: self.guest.clone(),
             tracker: self.tracker.clone(),
             jobs: self.jobs.clone(),
+            bases: self.bases.clone(),
             unarmed: self.unarmed.clone(),
             events: Vec::new(),
             ..*self
@@ -331,7 +338,7 @@ impl SourceHost {
     pub(super) fn sender_step(
         &mut self,
         channel: ChannelId,
-    ) -> Option<(WireItem, Option<(RoundCounts, u64)>)> {
+    ) -> Option<(WireItem, Option<BatchCounts>)> {
         let queue = self.jobs.get_mut(channel.as_usize())?;
         if let Job::Read { batch, read } = queue.front_mut()? {
             let next = batch.runs.iter().flat_map(|r| r.iter()).nth(read.len());
@@ -348,7 +355,7 @@ impl SourceHost {
     pub(super) fn sender_item(
         &mut self,
         channel: ChannelId,
-    ) -> Option<(WireItem, Option<(RoundCounts, u64)>)> {
+    ) -> Option<(WireItem, Option<BatchCounts>)> {
         let queue = self.jobs.get_mut(channel.as_usize())?;
         if let Job::Read { batch, read } = queue.front_mut()? {
             // Unless it was read already (planted fault).
@@ -361,16 +368,20 @@ impl SourceHost {
     }
 
     /// The first job of a channel, with all its pages read, goes to the link.
-    fn hand_out(&mut self, channel: ChannelId) -> Option<(WireItem, Option<(RoundCounts, u64)>)> {
+    fn hand_out(&mut self, channel: ChannelId) -> Option<(WireItem, Option<BatchCounts>)> {
         match self.jobs.get_mut(channel.as_usize())?.pop_front()? {
             Job::Send(message) => Some((WireItem::Message(message), None)),
             Job::Read { batch, read } => {
                 self.rearm_late(&batch);
-                let frame = Frame::new(batch.round, batch.runs, read);
-                let mut counts = RoundCounts::default();
-                counts.add_frame(frame.versions.len() as u64, frame.bytes);
-                let zero_pages = frame.zero_pages;
-                Some((WireItem::Pages(frame), Some((counts, zero_pages))))
+                let mut frame = Frame::new(batch.round, batch.runs, read);
+                if let Some(bases) = &mut self.bases {
+                    frame.bases = frame.pages().map(|(page, _)| bases.get(page)).collect();
+                    for (page, version) in frame.pages() {
+                        bases.write(PageRun::new(page, 1), &[version], |_, _, _| ());
+                    }
+                }
+                let counts = frame.counts();
+                Some((WireItem::Pages(frame), Some(counts)))
             }
         }
     }
@@ -395,7 +406,8 @@ impl SourceHost {
     pub(super) fn fingerprint(&self, hasher: &mut impl Hasher) {
         self.session.fingerprint(hasher);
         (&self.guest, &self.tracker, &self.jobs, self.alive, self.faults).hash(hasher);
-        (&self.unarmed, self.wants_to_ask, self.digest_due, self.finished).hash(hasher);
+        (&self.bases, &self.unarmed, self.wants_to_ask).hash(hasher);
+        (self.digest_due, self.finished).hash(hasher);
     }
 }
 

@@ -21,6 +21,8 @@ impl Capabilities {
     pub const ANNOUNCE: Self = Self(1 << 1);
     /// Memory digests are compared before Commit.
     pub const VERIFY: Self = Self(1 << 2);
+    /// Pages may travel as what has changed since they were sent last.
+    pub const DELTA: Self = Self(1 << 3);
 
     /// From the wire; unknown bits are kept and never used.
     #[must_use]

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! Entries ascend and do not overlap within a frame. A raw entry has all its pages' bytes, a zero
-//! entry has no body, an LZ4 entry is one page.
+//! entry has no body, an LZ4 or delta entry is one page.
+
+mod check;
 
 use std::io::{self, IoSlice, Write};
 
@@ -22,6 +24,7 @@ use crate::encode::{PageEncoder, PageKind};
 use crate::limits;
 use crate::region::RegionTable;
 use crate::units::{ChannelId, PageIndex, PageRun, PageSize};
+use check::{check_count, check_entries};
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Debug)]
 #[repr(C)]
@@ -75,6 +78,8 @@ pub struct PageFrameBuilder {
     floor: PageIndex,
     raw_pages: u64,
     zero_pages: u64,
+    delta_pages: u64,
+    delta_bytes: u64,
     encoded: Vec<u8>,
     finished: bool,
 }
@@ -110,6 +115,8 @@ impl PageFrameBuilder {
             floor: PageIndex::default(),
             raw_pages: 0,
             zero_pages: 0,
+            delta_pages: 0,
+            delta_bytes: 0,
             encoded: Vec::new(),
             finished: true,
         })
@@ -137,7 +144,8 @@ impl PageFrameBuilder {
         run.split_at(left).0
     }
 
-    /// Adds pages that hold only zeros; they need not be read.
+    /// Adds pages that hold only zeros; they need not be read. An encoder must be told of them
+    /// ([`PageEncoder::zeros`]).
     ///
     /// # Errors
     /// [`WireError::Full`] if the run is not within its [`room`](Self::room).
@@ -174,6 +182,9 @@ impl PageFrameBuilder {
             let bytes = &self.bodies[from..from + page_bytes];
             let one = PageRun::new(page, 1);
             if is_zero(bytes) {
+                if let Some(encoder) = &mut encoder {
+                    encoder.zeros(one);
+                }
                 self.push(one, PageKind::Zero, 0);
             } else if let Some(kind) = encode(&mut encoder, page, bytes, &mut self.encoded) {
                 let length = self.encoded.len();
@@ -219,6 +230,8 @@ impl PageFrameBuilder {
             pages,
             raw_pages: self.raw_pages,
             zero_pages: self.zero_pages,
+            delta_pages: self.delta_pages,
+            delta_bytes: self.delta_bytes,
         })
     }
 
@@ -233,6 +246,7 @@ impl PageFrameBuilder {
             self.table.clear();
             self.table.extend_from_slice(self.head.as_bytes());
             (self.used, self.open, self.raw_pages, self.zero_pages) = (0, None, 0, 0);
+            (self.delta_pages, self.delta_bytes) = (0, 0);
         }
         Ok(())
     }
@@ -240,7 +254,8 @@ impl PageFrameBuilder {
     /// Adds pages whose body lies at `used` already, to the last entry if they continue it.
     fn push(&mut self, run: PageRun, kind: PageKind, body_len: usize) {
         let merged = self.open.filter(|open| {
-            open.kind == kind && kind != PageKind::Lz4 && open.run.end() == run.start()
+            let many = matches!(kind, PageKind::Raw | PageKind::Zero);
+            open.kind == kind && many && open.run.end() == run.start()
         });
         self.open = Some(if let Some(open) = merged {
             let run = PageRun::new(open.run.start(), open.run.pages() + run.pages());
@@ -256,6 +271,10 @@ impl PageFrameBuilder {
             PageKind::Raw => self.raw_pages += run.pages(),
             PageKind::Zero => self.zero_pages += run.pages(),
             PageKind::Lz4 => {}
+            PageKind::Delta => {
+                self.delta_pages += run.pages();
+                self.delta_bytes += body_len as u64;
+            }
         }
     }
 
@@ -316,6 +335,10 @@ pub struct PageFrame<'a> {
     pub raw_pages: u64,
     /// Of these, zero pages.
     pub zero_pages: u64,
+    /// Of these, pages that travel as what has changed.
+    pub delta_pages: u64,
+    /// Bytes of the bodies of those.
+    pub delta_bytes: u64,
 }
 
 impl PageFrame<'_> {
@@ -424,70 +447,4 @@ impl<'a> PageFrameView<'a> {
             Some(PageEntry { run, kind, body })
         })
     }
-}
-
-fn check_count(what: &'static str, found: u32, limit: u32) -> Result<(), WireError> {
-    match found {
-        0 => Err(WireError::Value { field: what, value: 0 }),
-        _ if found > limit => {
-            Err(WireError::TooLong { what, found: found.into(), limit: limit.into() })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Checks every entry and that their bodies fill `bodies` exactly; returns the pages in all.
-fn check_entries(
-    entries: &[RawEntry],
-    bodies: &[u8],
-    table: &RegionTable,
-    capabilities: Capabilities,
-) -> Result<u64, WireError> {
-    let (mut pages, mut body_bytes, mut floor) = (0u64, 0u64, 0u64);
-    for (index, entry) in (0u32..).zip(entries) {
-        let run = check_entry(index, entry, table, capabilities)?;
-        let start = run.start().get();
-        if start < floor {
-            return Err(WireError::Order { entry: index, start, floor });
-        }
-        floor = run.end().get();
-        pages += run.pages();
-        body_bytes += u64::from(entry.body_len.get());
-    }
-    let (kind, found) = (FrameKind::Pages, bodies.len() as u64);
-    let limit = u64::from(limits::FRAME_PAGE_PAYLOAD_MAX);
-    if body_bytes > limit {
-        return Err(WireError::TooLong { what: "A page frame's payload", found, limit });
-    }
-    match found.checked_sub(body_bytes) {
-        None => Err(WireError::Short { kind }),
-        Some(0) => Ok(pages),
-        Some(over) => Err(WireError::Trailing { kind, bytes: small(over) as usize }),
-    }
-}
-
-fn check_entry(
-    index: u32,
-    entry: &RawEntry,
-    table: &RegionTable,
-    capabilities: Capabilities,
-) -> Result<PageRun, WireError> {
-    if entry.zero != [0; 7] {
-        return Err(WireError::Reserved { place: "an entry of a page frame" });
-    }
-    let kind = PageKind::from_wire(entry.kind).ok_or(WireError::PageKind { kind: entry.kind })?;
-    let (pages, body_len) = (entry.pages.get(), entry.body_len.get());
-    let run = table.check_run(entry.start.get(), pages.into())?;
-    let page_bytes = table.page_size().bytes_u32();
-    let fits = match kind {
-        PageKind::Raw => u64::from(body_len) == u64::from(pages) << table.page_size().log2(),
-        PageKind::Zero => body_len == 0,
-        PageKind::Lz4 => {
-            if !capabilities.has(Capabilities::LZ4) {
-                return Err(WireError::NotNegotiated { kind });
-            }
-            pages == 1 && body_len > 0 && body_len < page_bytes
-        }
-    };
-    if fits { Ok(run) } else { Err(WireError::EntryLength { entry: index, kind, pages, body_len }) }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use precopy::fuzzing::{
-    fuzz_deframe, fuzz_destination_session, fuzz_lz4, fuzz_message, fuzz_pages,
+    fuzz_deframe, fuzz_delta, fuzz_destination_session, fuzz_lz4, fuzz_message, fuzz_pages,
     fuzz_source_session, fuzz_trace, fuzz_trace_text, sample_frames, sample_page_frame,
     sample_stream, sample_trace,
 };
@@ -14,11 +14,12 @@ use precopy::wire::HEADER_BYTES;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 9] = [
     ("deframe", fuzz_deframe),
     ("message", fuzz_message),
     ("pages", fuzz_pages),
     ("lz4", fuzz_lz4),
+    ("delta", fuzz_delta),
     ("source_session", fuzz_source_session),
     ("destination_session", fuzz_destination_session),
     ("trace", fuzz_trace),
@@ -81,6 +82,11 @@ fn write_seeds() {
     }
     seeds.push(("lz4", "page".into(), b"words and words and words".repeat(40)));
     seeds.push(("lz4", "block".into(), body[body.len() - 40..].to_vec()));
+    // The check, then two runs; and a page that changes, becomes zero and changes again.
+    let delta = [&[1, 2, 3, 4, 5, 6, 7, 8][..], &[0, 2, 9, 9, 0xff, 0x0f, 3, 7, 7, 7]].concat();
+    seeds.push(("delta", "runs".into(), delta));
+    let edits = [&[5, 9, 1][..], &[80, 200, 7], &[3, 3, 0], &[9, 14, 200], &[255, 255, 1]].concat();
+    seeds.push(("delta", "history".into(), [&b"a page of text, \xff"[..], &edits].concat()));
     let codings = [
         ("plain", Coding::Plain),
         #[cfg(feature = "lz4")]

@@ -11,7 +11,7 @@ use precopy::engine::{
     SourceParts, send,
 };
 use precopy::guest::GuestControl;
-use precopy::policy;
+use precopy::policy::StrategySpec;
 use precopy::report::{MayRunHere, Outcome, Report};
 use precopy::transport::{Connector, Listener, TcpConnector, TcpListener, TcpOptions, pipe};
 
@@ -29,7 +29,7 @@ pub(crate) fn piped() -> (Box<dyn Connector>, Box<dyn Listener>) {
 }
 
 pub(crate) fn options(policy: &str) -> SourceOptions {
-    SourceOptions::new(policy::parse(policy).unwrap())
+    SourceOptions::new(StrategySpec::parse(policy).unwrap().build())
 }
 
 /// One migration of a guest that runs, to a destination in another thread.
@@ -106,6 +106,8 @@ fn channels_encoders_policies_and_verification() {
         ("xen-legacy", 4, EncoderKind::Raw, true),
         ("qemu:downtime_ms=200", 3, EncoderKind::Raw, true),
         ("fixed-rounds:rounds=2", 64, EncoderKind::Raw, true),
+        ("fixed-rounds:rounds=8", 3, EncoderKind::Delta, true),
+        ("fixed-rounds:rounds=8+cold-first", 2, EncoderKind::DeltaLz4, true),
     ] {
         let guest = running(4000);
         let mut options = options(policy);
@@ -116,5 +118,19 @@ fn channels_encoders_policies_and_verification() {
         assert_eq!(report.encoder, encoder.name());
         assert!(!report.rounds.is_empty() && !report.decisions.is_empty());
         check_handed_over(&guest, &report, received, there);
+        check_deltas(&report, encoder);
     }
+}
+
+fn check_deltas(report: &Report, encoder: EncoderKind) {
+    let Some(delta) = report.delta else {
+        return assert!(matches!(encoder, EncoderKind::Raw | EncoderKind::Lz4));
+    };
+    // Two words of a page are counters, in one line; only in the first round are pages news.
+    assert!(delta.sent.pages > 100 && delta.sent.bytes < 200 * delta.sent.pages, "{delta:?}");
+    assert_eq!(delta.sent, report.totals.delta);
+    assert_eq!(delta.hits + delta.line_hits, delta.sent.pages + delta.overflows, "{delta:?}");
+    let rounds = || report.rounds.iter();
+    assert_eq!(rounds().map(|round| round.delta.pages).sum::<u64>(), delta.sent.pages);
+    assert!(rounds().any(|round| round.paused && round.delta.pages > 0), "the residual, too");
 }

@@ -5,6 +5,7 @@
 
 mod bad_peers;
 mod corpus;
+mod delta;
 mod engine_order;
 mod failure;
 mod loopback;

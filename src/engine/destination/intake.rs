@@ -164,10 +164,19 @@ impl Intake {
                     self.shared.contents.fetch_add(entry.run.pages(), Ordering::Relaxed);
                 }
                 kind => {
-                    self.page.resize(view.page_size().bytes(), 0);
-                    let decoder = self.decoder.get_or_insert_with(|| decoder(target.capabilities));
-                    decoder.decode(kind, entry.body, &mut self.page).map_err(bad)?;
                     let run = PageRun::new(entry.run.start(), 1);
+                    self.page.resize(view.page_size().bytes(), 0);
+                    if kind == PageKind::Delta {
+                        if !target.received.contains(run.start()) {
+                            let page = run.start();
+                            let why = format!("a delta for {page}, of which nothing came before");
+                            return Err(Stop::Bad(why));
+                        }
+                        target.memory.read_run(run, &mut self.page).map_err(failed)?;
+                    }
+                    let decoder = self.decoder.get_or_insert_with(|| decoder(target.capabilities));
+                    let wrong = |error| Stop::Bad(format!("{}: {}", run.start(), Chain(&error)));
+                    decoder.decode(kind, entry.body, &mut self.page).map_err(wrong)?;
                     target.memory.write_run(run, &self.page).map_err(failed)?;
                     target.received.insert(run);
                     self.shared.contents.fetch_add(1, Ordering::Relaxed);

@@ -77,17 +77,17 @@ impl Run<'_, '_, '_, '_> {
 
     fn arm(&mut self) -> Result<(), String> {
         self.set_rates(self.options.options.bandwidth_cap_bytes_per_s);
-        let kind = self.options.options.encoder;
-        if self.session.capabilities().has(kind.capabilities()) {
-            self.options.encoder_used = kind.name();
-            for lane in &self.links.lanes {
-                let encoder = kind.encoder().map_err(|error| error.to_string())?;
-                if let Some(encoder) = encoder {
-                    // Its queue is nearly empty; a thread that is gone has said why.
-                    let _ = lane.jobs.try_send(Job::Encoder(encoder));
-                }
+        let regions = &self.parts.regions;
+        let kind = self.options.options.encoder.limited_to(self.session.capabilities());
+        let cache = self.options.options.delta_cache_bytes(regions);
+        let encoders = kind.set(regions.pages(), regions.page_size(), cache);
+        let encoders = encoders.map_err(|error| error.to_string())?;
+        for channel in ChannelId::all(self.session.channels()) {
+            if let Some(encoder) = encoders.encoder() {
+                self.push(channel, Job::Encoder(encoder));
             }
         }
+        self.options.encoders = Some(encoders);
         self.parts.tracker.arm().map_err(|error| Chain(&error).to_string())?;
         self.tell(SourceInput::Armed);
         Ok(())

@@ -4,6 +4,7 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -11,11 +12,12 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use super::ToSource;
 use crate::encode::PageEncoder;
 use crate::memory::{MemoryError, PageReader};
-use crate::session::Batch;
+use crate::report::DeltaCounts;
+use crate::session::{Batch, BatchCounts};
 use crate::units::{ChannelId, PageRun, PageSize};
 use crate::wire::{
-    FrameCounter, FrameOrder, Message, PageFrameBuilder, ReadFrameError, RoundCounts, WireError,
-    decode_message, encode_message, read_frame,
+    FrameCounter, FrameOrder, Message, PageFrameBuilder, ReadFrameError, WireError, decode_message,
+    encode_message, read_frame,
 };
 
 /// Small messages are gathered up to this many bytes before they are written.
@@ -69,6 +71,8 @@ pub(super) struct LaneWriter {
     pub(super) quit: Arc<AtomicBool>,
     pub(super) counter: FrameCounter,
     pub(super) gathered: Vec<u8>,
+    /// Time spent on encoding since the last batch was done.
+    pub(super) encoding: Duration,
 }
 
 impl LaneWriter {
@@ -138,7 +142,7 @@ impl LaneWriter {
 
     fn batch(&mut self, batch: &Batch) -> Result<(), Broken> {
         self.flush()?;
-        let (mut counts, mut zeros) = (RoundCounts::default(), 0);
+        let mut counts = BatchCounts::default();
         for run in &batch.runs {
             let mut rest = *run;
             while !rest.is_empty() {
@@ -147,15 +151,16 @@ impl LaneWriter {
                 }
                 let fits = self.builder.room(rest);
                 if fits.is_empty() {
-                    self.emit(batch.round, &mut counts, &mut zeros)?;
+                    self.emit(batch.round, &mut counts)?;
                     continue;
                 }
                 let piece = self.add(fits)?;
                 rest = rest.split_at(piece.pages()).1;
             }
         }
-        self.emit(batch.round, &mut counts, &mut zeros)?;
-        let sent = ToSource::BatchSent { channel: self.channel, counts, zero_pages: zeros };
+        self.emit(batch.round, &mut counts)?;
+        let encoding = std::mem::take(&mut self.encoding);
+        let sent = ToSource::BatchSent { channel: self.channel, counts, encoding };
         self.inbox.send(sent).map_err(|_| Broken::Quit)
     }
 
@@ -170,6 +175,9 @@ impl LaneWriter {
             }
             let (piece, _) = run.split_at(pages);
             self.builder.push_zero(piece)?;
+            if let Some(encoder) = &mut self.encoder {
+                encoder.zeros(piece);
+            }
             return Ok(piece);
         }
         let into = self.builder.reserve_raw(run)?;
@@ -182,24 +190,22 @@ impl LaneWriter {
         }
         let (piece, _) = run.split_at(pages);
         self.builder.keep(pages);
+        let began = self.encoder.is_some().then(Instant::now);
         self.builder.classify(self.encoder.as_deref_mut().map(|e| e as &mut dyn PageEncoder));
+        self.encoding += began.map_or(Duration::ZERO, |began| began.elapsed());
         Ok(piece)
     }
 
-    fn emit(
-        &mut self,
-        round: u32,
-        counts: &mut RoundCounts,
-        zeros: &mut u64,
-    ) -> Result<(), Broken> {
+    fn emit(&mut self, round: u32, counts: &mut BatchCounts) -> Result<(), Broken> {
         if self.builder.pages() == 0 {
             return Ok(());
         }
         let sequence = self.counter.take();
         if let Some(frame) = self.builder.finish(self.channel, sequence, round) {
             frame.write_to(&mut self.stream)?;
-            counts.add_frame(frame.pages, frame.wire_bytes());
-            *zeros += frame.zero_pages;
+            counts.wire.add_frame(frame.pages, frame.wire_bytes());
+            counts.zero_pages += frame.zero_pages;
+            counts.delta.add(DeltaCounts { pages: frame.delta_pages, bytes: frame.delta_bytes });
         }
         Ok(())
     }

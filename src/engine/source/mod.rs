@@ -26,10 +26,10 @@ use crate::memory::PageReader;
 use crate::policy::Strategy;
 use crate::region::RegionTable;
 use crate::report::Report;
-use crate::session::{Shadow, SourceConfig, own_orders};
+use crate::session::{BatchCounts, Shadow, SourceConfig, own_orders};
 use crate::transport::{Connection, Connector};
 use crate::units::{ChannelId, MigrationId};
-use crate::wire::{Capabilities, Fate, Message, PageFrameBuilder, RoundCounts};
+use crate::wire::{Capabilities, Fate, Message, PageFrameBuilder};
 
 pub use dial::settle;
 pub(super) use lane::Chain;
@@ -51,8 +51,13 @@ pub struct SourceOptions {
     pub shadows: Vec<Shadow>,
     /// Connections to ask for, 1 to 64.
     pub channels: u8,
-    /// How pages travel; raw if the destination cannot decode it.
+    /// How pages travel; as much of it as the destination can decode.
     pub encoder: EncoderKind,
+    /// Most bytes of what deltas are made from, at the source
+    /// ([`DeltaCache`](crate::encode::DeltaCache)). `None`: an eighth of the guest's memory, at
+    /// most [`limits::DELTA_CACHE_DEFAULT_MAX`]. It is allocated as pages are sent, and gone when the
+    /// attempt ends.
+    pub delta_cache_bytes: Option<u64>,
     /// Most bytes per second over all channels together.
     pub bandwidth_cap_bytes_per_s: Option<u64>,
     /// Whether the cap also holds while the guest is paused. It does unless told otherwise: who
@@ -97,6 +102,7 @@ impl SourceOptions {
             shadows: Vec::new(),
             channels: 1,
             encoder: EncoderKind::Raw,
+            delta_cache_bytes: None,
             bandwidth_cap_bytes_per_s: None,
             cap_paused: true,
             verify: false,
@@ -133,6 +139,12 @@ impl SourceOptions {
         config.commit_timeout = self.commit_timeout;
         config.query_timeout = self.query_timeout;
         config
+    }
+
+    /// What the delta cache may take, if there is one.
+    fn delta_cache_bytes(&self, regions: &RegionTable) -> u64 {
+        let share = regions.bytes() / limits::DELTA_CACHE_DEFAULT_SHARE;
+        self.delta_cache_bytes.unwrap_or_else(|| share.min(limits::DELTA_CACHE_DEFAULT_MAX))
     }
 
     fn check(&self, parts: &SourceParts<'_>) -> Result<(), MigrateError> {
@@ -262,8 +274,9 @@ enum ToSource {
     },
     BatchSent {
         channel: ChannelId,
-        counts: RoundCounts,
-        zero_pages: u64,
+        counts: BatchCounts,
+        /// Time that its pages' encoding took.
+        encoding: Duration,
     },
     /// Something failed at this side.
     Failed(String),

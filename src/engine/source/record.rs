@@ -23,6 +23,8 @@ pub(super) struct Record {
     prepared: Option<Tick>,
     ready: Option<Tick>,
     committed: Option<Tick>,
+    /// Time that channels' threads spent on encoding, all together.
+    pub(super) encoding: Duration,
     /// What went wrong after the outcome was decided.
     pub(super) cleanup: Vec<String>,
 }
@@ -125,6 +127,7 @@ fn fold(older: &RoundReport, into: &mut RoundReport) {
     into.harvest_duration += older.harvest_duration;
     into.sent_pages += older.sent_pages;
     into.zero_pages += older.zero_pages;
+    into.delta.add(older.delta);
     into.skipped_pages += older.skipped_pages;
     into.wire_bytes += older.wire_bytes;
     into.duration += older.duration;

@@ -14,12 +14,13 @@ use super::lane::{Job, LaneWriter, read_lane};
 use super::record::Record;
 use super::{SourceOptions, SourceParts, ToSource};
 use crate::bitmap::DenseBitmap;
+use crate::encode::{EncoderKind, EncoderSet};
 use crate::engine::clock::Clock;
 use crate::engine::event::{EngineEvent, PROGRESS_INTERVAL, Progress};
 use crate::engine::{CancelToken, EventSink, MigrateError};
 use crate::limits;
 use crate::policy::{StopAtOnce, Strategy};
-use crate::report::{Outcome, Report};
+use crate::report::{DeltaReport, Outcome, Report};
 use crate::session::{SourceInput, SourcePhase, SourceSession};
 use crate::transport::{Connection, Connector};
 use crate::units::{ChannelId, Tick};
@@ -92,7 +93,8 @@ pub(super) struct Run<'scope, 'env, 'p, 'a> {
 pub(super) struct Settings {
     pub(super) options: SourceOptions,
     pub(super) policy_text: String,
-    pub(super) encoder_used: &'static str,
+    /// The encoders in use, once the destination has said what it can decode.
+    pub(super) encoders: Option<EncoderSet>,
 }
 
 /// Runs an attempt on a connection that was just made.
@@ -125,7 +127,7 @@ pub(super) fn attempt(
         let mut run = Run {
             scope,
             clock,
-            options: Settings { options, policy_text, encoder_used: "raw" },
+            options: Settings { options, policy_text, encoders: None },
             parts,
             session: SourceSession::new(clock.now(), config, strategy),
             record: Record::default(),
@@ -183,6 +185,7 @@ impl Run<'_, '_, '_, '_> {
             quit: Arc::clone(&self.links.quit),
             counter: FrameCounter::default(),
             gathered: Vec::new(),
+            encoding: Duration::ZERO,
         };
         let mut stream = connection.reader()?;
         // From here on the links end whatever was started.
@@ -252,8 +255,9 @@ impl Run<'_, '_, '_, '_> {
             ToSource::Lost { channel, reason, final_word } => {
                 self.lost(channel, reason, final_word);
             }
-            ToSource::BatchSent { channel, counts, zero_pages } => {
-                self.tell(SourceInput::BatchSent { channel, counts, zero_pages });
+            ToSource::BatchSent { channel, counts, encoding } => {
+                self.record.encoding += encoding;
+                self.tell(SourceInput::BatchSent { channel, counts });
             }
             ToSource::Failed(reason) => self.tell(SourceInput::Failed { reason }),
             ToSource::Opened(connections) => self.opened(connections),
@@ -329,6 +333,32 @@ impl Run<'_, '_, '_, '_> {
         self.sink.event(&EngineEvent::SourceProgress(progress));
     }
 
+    fn encoder_used(&self) -> EncoderKind {
+        self.options.encoders.as_ref().map_or(EncoderKind::Raw, EncoderSet::kind)
+    }
+
+    /// What deltas did, if there were any to be.
+    fn deltas(&self) -> Option<DeltaReport> {
+        let (stats, limit) = self.options.encoders.as_ref()?.deltas()?;
+        let page_bytes = u64::from(self.parts.regions.page_size().bytes_u32());
+        let sent = self.session.totals().delta;
+        Some(DeltaReport {
+            sent,
+            saved_bytes: (sent.pages * page_bytes).saturating_sub(sent.bytes),
+            hits: stats.hits,
+            line_hits: stats.line_hits,
+            misses: stats.misses,
+            overflows: stats.overflows,
+            admitted: stats.admitted,
+            evicted: stats.evicted,
+            declined: stats.declined,
+            forgotten: stats.forgotten,
+            cache_limit_bytes: limit,
+            cache_bytes: stats.held_bytes,
+            encode_time: self.record.encoding,
+        })
+    }
+
     /// Says goodbye and puts the report together.
     fn finish(mut self) -> Report {
         let outcome = self.finished.unwrap_or(Outcome::SourceKeepsRunning);
@@ -348,6 +378,7 @@ impl Run<'_, '_, '_, '_> {
                 reason.push_str(more);
             }
         }
+        let (delta, encoder) = (self.deltas(), self.encoder_used());
         let (rounds, decisions, downtime) = self.record.finish(end);
         let why = &self.parts.tracker_why;
         let tracker = self.parts.tracker.name();
@@ -358,7 +389,7 @@ impl Run<'_, '_, '_, '_> {
             failure,
             policy: self.options.policy_text,
             tracker: if why.is_empty() { tracker.to_owned() } else { format!("{tracker}: {why}") },
-            encoder: self.options.encoder_used.to_owned(),
+            encoder: encoder.name().to_owned(),
             channels: self.session.channels(),
             bandwidth_cap_bytes_per_s: self.options.options.bandwidth_cap_bytes_per_s,
             total_pages: self.parts.regions.pages(),
@@ -368,6 +399,7 @@ impl Run<'_, '_, '_, '_> {
             decisions,
             downtime,
             totals: self.session.totals(),
+            delta,
             guest_stall: self.parts.guest.stall(),
             shadows: self.session.shadows(),
         }

@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use super::{ACTIONS_MAX, Dice, PAGES, table};
 use crate::policy::{Observation, StopPolicy, Verdict};
-use crate::session::{SourceAction, SourceConfig, SourceInput, SourcePhase, SourceSession};
+use crate::session::{
+    BatchCounts, SourceAction, SourceConfig, SourceInput, SourcePhase, SourceSession,
+};
 use crate::units::{ChannelId, MigrationId, Throttle, Tick};
 use crate::wire::{Capabilities, Digest, Fate, Message, RoundCounts};
 
@@ -126,7 +128,8 @@ impl SourceWatch {
         let mut counts = RoundCounts::default();
         counts.add_frame(pages, pages * 4096);
         self.counts.add(counts);
-        session.handle(now, SourceInput::BatchSent { channel, counts, zero_pages: 0 });
+        let counts = BatchCounts { wire: counts, ..BatchCounts::default() };
+        session.handle(now, SourceInput::BatchSent { channel, counts });
         true
     }
 }

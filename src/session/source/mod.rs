@@ -35,7 +35,7 @@ use crate::session::shadows::Shadows;
 use crate::units::{ChannelId, PageIndex, PageRun, Throttle, Tick};
 use crate::wire::{AbortCode, Capabilities, Digest, Message, RoundCounts};
 
-pub use seam::{Batch, SessionEvent, SourceAction, SourceInput, SourcePhase};
+pub use seam::{Batch, BatchCounts, SessionEvent, SourceAction, SourceInput, SourcePhase};
 
 #[derive(Clone, Hash, Debug, Default)]
 struct Lane {
@@ -270,9 +270,9 @@ impl SourceSession {
             SourceInput::Populated(set) => self.populated(now, set),
             SourceInput::Harvested { set, began } => self.harvested(now, began, set),
             SourceInput::Peeked(set) => self.peeked(now, set),
-            SourceInput::BatchSent { channel, counts, zero_pages } => {
+            SourceInput::BatchSent { channel, counts } => {
                 self.progress_at = now;
-                self.batch_sent(now, channel, counts, zero_pages);
+                self.batch_sent(now, channel, counts);
             }
             SourceInput::Paused { was_running } => self.guest_paused(now, was_running),
             SourceInput::StateExported(state) => self.state_exported(now, state),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Rounds: which pages on which channel, when a round is over, and asking the policy.
 
-use super::{Batch, Lane, SessionEvent, SourceAction, SourcePhase, SourceSession};
+use super::{Batch, BatchCounts, Lane, SessionEvent, SourceAction, SourcePhase, SourceSession};
 use crate::bitmap::DenseBitmap;
 use crate::limits;
 use crate::policy::{Moment, Observation, Verdict};
@@ -162,17 +162,11 @@ impl SourceSession {
         self.maybe_end_lanes(now);
     }
 
-    pub(super) fn batch_sent(
-        &mut self,
-        now: Tick,
-        channel: ChannelId,
-        counts: RoundCounts,
-        zero_pages: u64,
-    ) {
+    pub(super) fn batch_sent(&mut self, now: Tick, channel: ChannelId, counts: BatchCounts) {
         let Some(lane) = self.lanes.get_mut(channel.as_usize()) else { return };
         lane.queued = lane.queued.saturating_sub(1);
-        lane.counts.add(counts);
-        self.meter.batch_sent(counts, zero_pages);
+        lane.counts.add(counts.wire);
+        self.meter.batch_sent(counts);
         self.maybe_end_lanes(now);
     }
 
@@ -218,7 +212,8 @@ impl SourceSession {
             return self.breach(now, &format!("it counts {counts:?}, but {sent:?} was sent"));
         }
         self.ledger.settle_round();
-        self.meter.round_acknowledged(now, self.ledger.owed_pages());
+        let (owed, unsent) = (self.ledger.owed_pages(), self.ledger.unsent_pages());
+        self.meter.round_acknowledged(now, owed, unsent);
         if self.stop_at_ack {
             self.round_done();
             return self.pause_guest(now);

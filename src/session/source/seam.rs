@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use crate::bitmap::DenseBitmap;
-use crate::report::{Decision, Outcome, RoundReport};
+use crate::report::{Decision, DeltaCounts, Outcome, RoundReport};
 use crate::units::{ChannelId, PageRun, RequestLoad, Throttle, Tick};
 use crate::wire::{Digest, Fate, Message, RoundCounts};
 
@@ -65,6 +65,18 @@ impl Batch {
     pub fn pages(&self) -> u64 {
         self.runs.iter().map(|r| r.pages()).sum()
     }
+}
+
+/// What a batch became on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "sums that drivers fill in")]
+pub struct BatchCounts {
+    /// Its frame.
+    pub wire: RoundCounts,
+    /// Zero pages among its pages.
+    pub zero_pages: u64,
+    /// Deltas among its pages.
+    pub delta: DeltaCounts,
 }
 
 /// What the driver shall do.
@@ -155,10 +167,8 @@ pub enum SourceInput<'a> {
     BatchSent {
         /// Its channel.
         channel: ChannelId,
-        /// Its frame.
-        counts: RoundCounts,
-        /// Zero pages among its pages.
-        zero_pages: u64,
+        /// What it became.
+        counts: BatchCounts,
     },
     /// The guest stands still.
     Paused {

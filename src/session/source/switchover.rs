@@ -96,7 +96,7 @@ impl SourceSession {
             return self.breach(now, "Ready without the digest that was asked for, or with one");
         }
         self.ready = Some(digest);
-        self.meter.round_acknowledged(now, 0);
+        self.meter.round_acknowledged(now, 0, 0);
         self.round_done();
         self.maybe_commit(now);
     }

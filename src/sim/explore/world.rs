@@ -14,6 +14,7 @@ use crate::sim::checker::{Checker, End};
 use crate::sim::destination::DestinationHost;
 use crate::sim::model::ModelGuest;
 use crate::sim::source::{Job, SourceHost, WireItem};
+use crate::sim::versions::Versions;
 use crate::units::{ChannelId, MigrationId, PageIndex, PageSize, Tick};
 use crate::wire::{Capabilities, Fate, Message};
 
@@ -69,6 +70,7 @@ impl World {
         let mut source =
             SourceHost::new(Tick::ZERO, config, plan.strategy(), guest, plan.two_phase);
         source.faults = plan.source_faults;
+        source.bases = Some(Versions::zero(plan.pages));
         let mut destination = DestinationHost::new(Tick::ZERO, DestinationConfig::default());
         destination.faults = plan.destination_faults;
         let channels = usize::from(plan.channels);
@@ -323,8 +325,8 @@ impl World {
             if !self.cut[channel.as_usize()] {
                 self.wires[channel.as_usize()].push_back(item);
             }
-            if let Some((counts, zero_pages)) = sent {
-                self.tell_source(SourceInput::BatchSent { channel, counts, zero_pages });
+            if let Some(counts) = sent {
+                self.tell_source(SourceInput::BatchSent { channel, counts });
             }
         }
     }

@@ -4,12 +4,17 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bitmap::DenseBitmap;
+use crate::report::DeltaCounts;
 use crate::sim::guest::VirtualGuest;
 use crate::sim::model::Frame;
 use crate::trace::PageContent;
 
 /// Bytes of a page's contents.
 const PAGE_BYTES: u64 = 4096;
+/// Bytes of a delta's checksum.
+const CHECK_BYTES: u64 = 8;
+/// A delta goes if it is shorter than the page by this, as the engine's does.
+const PAYS_BYTES: u64 = 32;
 
 /// The modelled encoder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -21,8 +26,11 @@ pub enum EncoderModel {
     ZeroAware,
     /// Every page in full, zeros too.
     Raw,
-    /// The XBZRLE family: a page that was sent before goes as what has changed since, as far as
-    /// the trace tells; zeros as above. The cache holds all pages.
+    /// A page that was sent before, other than as zeros, goes as what has changed since, as far as
+    /// the trace tells; zeros as above. All pages are known to the byte. The engine's cache knows
+    /// all pages by their lines, unless it is smaller than 1/32 of the guest, and the warmest to
+    /// the byte: a page that it knows by lines weighs up to a line more for each place that
+    /// changed (128 bytes at the default size). What encoding costs is part of what a page costs.
     Delta {
         /// Bytes of a changed page about which the trace says nothing; at most a page.
         unknown_bytes: u16,
@@ -48,26 +56,32 @@ impl Weigher {
     /// Gives a frame its weight.
     pub(super) fn weigh(&mut self, frame: &mut Frame, guest: &mut dyn VirtualGuest) {
         let (mut contents, mut zero_pages, mut pages) = (0, 0, 0);
+        let mut delta = DeltaCounts::default();
         for (page, version) in frame.pages() {
             let known = guest.content(page);
             let zero = version == 0 || known == Some(PageContent::Zero);
-            let again = !self.sent.insert(page);
             pages += 1;
             zero_pages += u64::from(zero);
-            contents += match (self.model, known) {
-                (EncoderModel::Raw, _) => PAGE_BYTES,
-                _ if zero => 0,
+            if zero && self.model != EncoderModel::Raw {
+                self.sent.remove(page);
+                continue;
+            }
+            let again = !self.sent.insert(page);
+            let changed = match (self.model, known) {
                 (EncoderModel::Delta { .. }, Some(PageContent::Unchanged)) if again => 0,
-                (EncoderModel::Delta { .. }, Some(PageContent::Delta(bytes))) if again => {
-                    u64::from(bytes).min(PAGE_BYTES)
-                }
-                (EncoderModel::Delta { unknown_bytes }, None) if again => {
-                    u64::from(unknown_bytes).min(PAGE_BYTES)
-                }
-                _ => PAGE_BYTES,
+                (EncoderModel::Delta { .. }, Some(PageContent::Delta(bytes))) if again => bytes,
+                (EncoderModel::Delta { unknown_bytes }, None) if again => unknown_bytes,
+                _ => u16::MAX,
             };
+            let bytes = CHECK_BYTES + u64::from(changed);
+            if bytes + PAYS_BYTES <= PAGE_BYTES {
+                contents += bytes;
+                delta.add(DeltaCounts { pages: 1, bytes });
+            } else {
+                contents += PAGE_BYTES;
+            }
         }
-        frame.zero_pages = zero_pages;
+        (frame.zero_pages, frame.delta) = (zero_pages, delta);
         frame.bytes = Frame::HEADER_BYTES + pages * Frame::ENTRY_BYTES + contents;
     }
 }

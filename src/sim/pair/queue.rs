@@ -5,14 +5,15 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::Disturbance;
+use crate::session::BatchCounts;
 use crate::sim::source::WireItem;
 use crate::units::{ChannelId, Tick};
-use crate::wire::{Fate, Message, RoundCounts};
+use crate::wire::{Fate, Message};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Event {
     Sender(ChannelId),
-    Sent(ChannelId, RoundCounts, u64),
+    Sent(ChannelId, BatchCounts),
     Arrive(ChannelId, WireItem),
     Back(Message),
     Digested,

@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, Write};
 
 use proptest::prelude::*;
 
-use crate::encode::{EncoderKind, PageKind, decoder};
+use crate::encode::{EncoderKind, PageKind, decoder, decoder_capabilities};
 use crate::limits;
 use crate::region::RegionTable;
 use crate::units::{ChannelId, PageIndex, PageRun, PageSize};
@@ -44,16 +44,16 @@ fn page(seed: u8) -> Vec<u8> {
 /// Applies a frame to a model of the destination's memory.
 fn apply(frame: &[u8], memory: &mut BTreeMap<u64, Vec<u8>>) -> u64 {
     let (header, body) = parts(frame);
-    let view = PageFrameView::parse(&header, body, &table(), Capabilities::LZ4).unwrap();
+    let has = decoder_capabilities();
+    let view = PageFrameView::parse(&header, body, &table(), has).unwrap();
     for entry in view.entries() {
         for (index, page) in entry.run.iter().enumerate() {
             let bytes = match entry.kind {
                 PageKind::Zero => vec![0; PAGE],
                 PageKind::Raw => entry.body[index * PAGE..][..PAGE].to_vec(),
-                PageKind::Lz4 => {
-                    let mut bytes = vec![0xee; PAGE];
-                    let mut decoder = decoder(Capabilities::LZ4);
-                    decoder.decode(entry.kind, entry.body, &mut bytes).unwrap();
+                kind => {
+                    let mut bytes = memory.remove(&page.get()).unwrap_or_else(|| vec![0xee; PAGE]);
+                    decoder(has).decode(kind, entry.body, &mut bytes).unwrap();
                     bytes
                 }
             };
@@ -67,13 +67,14 @@ proptest! {
     /// Any runs with any contents, as many frames as it takes, each encoder.
     #[test]
     fn what_is_built_arrives(
-        runs in prop::collection::vec((0u64..1700, 1u64..300, any::<bool>()), 1..6),
+        runs in prop::collection::vec((0u64..1700, 1u64..300, prop::bool::weighted(0.3)), 1..8),
         seeds in prop::collection::vec(0u8..8, 2000),
-        compress: bool,
+        kind in 0..EncoderKind::ALL.len(),
     ) {
-        let kind = if compress && EncoderKind::Lz4.is_built() { EncoderKind::Lz4 }
-            else { EncoderKind::Raw };
-        let mut encoder = kind.encoder().unwrap();
+        let kind = EncoderKind::ALL[kind];
+        let kind = if kind.is_built() { kind } else { EncoderKind::Raw };
+        let set = kind.set(2000, PageSize::BASE, 1 << 20).unwrap();
+        let mut encoder = set.encoder();
         let mut builder = PageFrameBuilder::new(PageSize::BASE).unwrap();
         let (mut sent, mut received) = (BTreeMap::new(), BTreeMap::new());
         let (mut sequence, mut pages_sent, mut pages_built) = (0, 0, 0);
@@ -90,11 +91,14 @@ proptest! {
                 }
                 if is_zero {
                     builder.push_zero(now).unwrap();
+                    encoder.iter_mut().for_each(|encoder| encoder.zeros(now));
                     sent.extend(now.iter().map(|at| (at.get(), vec![0; PAGE])));
                 } else {
                     let place = builder.reserve_raw(now).unwrap();
                     for (at, into) in now.iter().zip(place.chunks_mut(PAGE)) {
                         into.copy_from_slice(&page(seeds[at.as_usize()]));
+                        // Each time that a page comes it is another one.
+                        into[5] ^= sent.len() as u8 & 0x7f;
                         sent.insert(at.get(), into.to_vec());
                     }
                     builder.classify(encoder.as_deref_mut());
@@ -231,6 +235,7 @@ fn forged_tables_are_errors() {
     assert!(matches!(put(FIRST + 16, &[9]), Err(WireError::PageKind { kind: 9 })));
     assert!(matches!(put(FIRST + 16, &[1]), Err(WireError::EntryLength { .. })), "zero with body");
     assert!(matches!(put(FIRST + 16, &[2]), Err(WireError::NotNegotiated { .. })));
+    assert!(matches!(put(FIRST + 16, &[3]), Err(WireError::NotNegotiated { .. })));
     assert!(matches!(put(FIRST + 23, &[1]), Err(WireError::Reserved { .. })));
     assert!(matches!(put(SECOND, &[11]), Err(WireError::Order { entry: 1, .. })), "overlap");
     assert!(matches!(put(SECOND, &[2]), Err(WireError::Order { entry: 1, .. })), "descending");

@@ -24,8 +24,10 @@ fn convergence(report: &Report) -> Option<String> {
     let last = report.rounds.iter().rev().find(|round| !round.paused)?;
     let dirty = report.rounds.iter().rev().find_map(|round| round.dirty_pages_per_s)?;
     let link = last.bandwidth_bytes_per_s.filter(|rate| *rate > 0.0)?;
+    // What a page weighs when it is sent again, if deltas made it less.
+    let weight = last.wire_bytes.checked_div(last.sent_pages).filter(|_| report.delta.is_some());
     #[expect(clippy::cast_precision_loss, reason = "a page is small")]
-    let inflow = dirty * report.page_bytes as f64;
+    let inflow = dirty * weight.unwrap_or(report.page_bytes) as f64;
     if inflow < 0.8 * link {
         return None;
     }
@@ -34,6 +36,7 @@ fn convergence(report: &Report) -> Option<String> {
         tries.push("a higher --bandwidth-cap, or --uncap-paused");
     }
     if report.encoder == "raw" {
+        tries.push("--encoder delta if it rewrites the same pages");
         tries.push("--encoder lz4 if the memory compresses");
     }
     if report.channels < 4 {

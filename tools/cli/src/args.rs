@@ -83,7 +83,7 @@ Examples:
   precopy demo
   precopy demo --memory 256MiB --policy stop-at-once
   precopy demo --policy qemu:downtime_ms=50 --channels 4 --report demo --events demo.ndjson
-  precopy demo --bandwidth-cap 1Gbit/s --policy xen --json
+  precopy demo --bandwidth-cap 1Gbit/s --policy xen --encoder delta --json
   precopy demo --guest counters --report demo.json
   precopy demo --guest counters --rate 200000 --bandwidth-cap 2Gbit/s --policy xen
 

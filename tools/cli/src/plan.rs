@@ -119,6 +119,7 @@ pub(crate) struct MigrationPlan {
     pub(crate) preflight: Duration,
     pub(crate) channels: u8,
     pub(crate) encoder: EncoderKind,
+    pub(crate) delta_cache_bytes: Option<u64>,
     pub(crate) bandwidth_cap_bytes_per_s: Option<u64>,
     pub(crate) cap_paused: bool,
     pub(crate) tracker: TrackerName,
@@ -137,6 +138,15 @@ impl MigrationPlan {
             .map_err(|error| usage(format!("--policy: {error}; see `precopy policies`")))?;
         let shadows = shadows::read(&args.shadow, &policy)?;
         let encoder: EncoderKind = args.encoder.parse().map_err(usage)?;
+        let deltas = matches!(encoder, EncoderKind::Delta | EncoderKind::DeltaLz4);
+        if args.delta_cache.is_some() && !deltas {
+            return Err(usage(format!(
+                "--delta-cache belongs to --encoder delta or delta+lz4, not {encoder}"
+            )));
+        }
+        if args.delta_cache.is_some_and(|bytes| bytes < u64::from(PageSize::BASE.bytes_u32())) {
+            return Err(usage("--delta-cache: at least a page, 4 KiB"));
+        }
         if args.channels == 0 || args.channels > limits::CHANNELS_MAX {
             let most = limits::CHANNELS_MAX;
             return Err(usage(format!("--channels {}: from 1 to {most}", args.channels)));
@@ -153,6 +163,7 @@ impl MigrationPlan {
             preflight: args.preflight.unwrap_or(Duration::ZERO),
             channels: args.channels,
             encoder,
+            delta_cache_bytes: args.delta_cache,
             bandwidth_cap_bytes_per_s: args.bandwidth_cap,
             cap_paused: !args.uncap_paused,
             tracker: args.tracker,
@@ -177,6 +188,7 @@ impl MigrationPlan {
             preflight: Duration::ZERO,
             channels,
             encoder: EncoderKind::Raw,
+            delta_cache_bytes: None,
             bandwidth_cap_bytes_per_s: None,
             cap_paused: true,
             tracker: TrackerName::Auto,
@@ -200,6 +212,7 @@ impl MigrationPlan {
         options.policy_text = format!("{} ({})", self.policy, self.guards);
         options.channels = self.channels;
         options.encoder = self.encoder;
+        options.delta_cache_bytes = self.delta_cache_bytes;
         options.bandwidth_cap_bytes_per_s = self.bandwidth_cap_bytes_per_s;
         options.cap_paused = self.cap_paused;
         options.verify = self.verify;

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use precopy::report::{DestinationReport, Downtime, GuestStall, Outcome, Report, RoundReport};
+use precopy::report::{
+    DeltaReport, DestinationReport, Downtime, GuestStall, Outcome, Report, RoundReport,
+};
 
 use crate::shadows;
 
@@ -93,11 +95,12 @@ pub(crate) fn rounds(report: &Report) -> String {
 /// The same for any rounds.
 pub(crate) fn round_table(rounds: &[RoundReport]) -> String {
     let mut out = format!(
-        "{:>5} {:>10} {:>10} {:>9} {:>8} {:>10} {:>9} {:>9} {:>11} {:>10}  {}\n",
+        "{:>5} {:>10} {:>10} {:>9} {:>9} {:>8} {:>10} {:>9} {:>9} {:>11} {:>10}  {}\n",
         "round",
         "harvested",
         "sent",
         "zero",
+        "delta",
         "skipped",
         "wire",
         "time ms",
@@ -115,12 +118,13 @@ pub(crate) fn round_table(rounds: &[RoundReport]) -> String {
             continue;
         }
         out.push_str(&format!(
-            "{:>4}{} {:>10} {:>10} {:>9} {:>8} {:>10} {:>9.1} {:>9} {:>11} {:>10}  {}\n",
+            "{:>4}{} {:>10} {:>10} {:>9} {:>9} {:>8} {:>10} {:>9.1} {:>9} {:>11} {:>10}  {}\n",
             round.round,
             if round.paused { '*' } else { ' ' },
             count(round.harvested_pages),
             count(round.sent_pages),
             count(round.zero_pages),
+            count(round.delta.pages),
             count(round.skipped_pages),
             bytes(round.wire_bytes),
             millis(round.duration),
@@ -195,6 +199,37 @@ pub(crate) fn summary(report: &Report) -> String {
         report.channels,
         report.encoder,
         if report.verified { "compared: equal" } else { "not compared" },
+    ));
+    if let Some(delta) = &report.delta {
+        out.push_str(&deltas(delta));
+    }
+    out
+}
+
+/// What deltas did.
+fn deltas(delta: &DeltaReport) -> String {
+    let mean = delta.sent.bytes.checked_div(delta.sent.pages).unwrap_or(0);
+    let mut out = format!(
+        "  deltas   {} pages of {} on average, {} saved; {} encoding\n",
+        count(delta.sent.pages),
+        bytes(mean),
+        bytes(delta.saved_bytes),
+        time(delta.encode_time),
+    );
+    out.push_str(&format!(
+        "           cache {} of {}: {} hits on copies, {} on lines ({} went in full), {} misses\n",
+        bytes(delta.cache_bytes),
+        bytes(delta.cache_limit_bytes),
+        count(delta.hits),
+        count(delta.line_hits),
+        count(delta.overflows),
+        count(delta.misses),
+    ));
+    out.push_str(&format!(
+        "           copies: {} entered, {} gave way, {} stayed out\n",
+        count(delta.admitted),
+        count(delta.evicted),
+        count(delta.declined),
     ));
     out
 }

@@ -47,9 +47,14 @@ pub(crate) struct MigrationArgs {
     /// TCP connections, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) channels: u8,
-    /// How pages travel: raw, lz4
+    /// How pages travel: raw, lz4, delta (pages that are sent again and again go as what has
+    /// changed), delta+lz4
     #[arg(long, value_name = "ENCODER", default_value = "raw")]
     pub(crate) encoder: String,
+    /// Most memory for what deltas are made from (fingerprints and copies of pages), such as 64MiB
+    /// [default: an eighth of the guest's memory, at most 4 GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
+    pub(crate) delta_cache: Option<u64>,
     /// Most bandwidth over all channels together, such as 1Gbit/s or 100MB/s
     #[arg(long, value_name = "RATE", value_parser = parse::rate)]
     pub(crate) bandwidth_cap: Option<u64>,

@@ -115,6 +115,7 @@ pub(super) fn options(args: &DemoArgs, memory: u64) -> anyhow::Result<LiveOption
     (options.deadline, options.preflight) = (migration.deadline, migration.preflight);
     options.channels = migration.channels;
     options.encoder = migration.encoder;
+    options.delta_cache_bytes = migration.delta_cache_bytes;
     options.verify = migration.verify;
     options.link = match migration.bandwidth_cap_bytes_per_s {
         None => Link::Loopback,

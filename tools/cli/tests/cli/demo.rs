@@ -72,8 +72,15 @@ fn trackers_encoders_regions_and_caps() {
         &["--tracker", "mprotect", "--channels", "4", "--policy", "fixed-rounds:rounds=2"],
         &["--regions", "3", "--hole", "1GiB", "--backing", "memfd", "--no-verify"],
         &["--bandwidth-cap", "1Gbit/s", "--uncap-paused", "--max-rounds", "2"],
+        &["--encoder", "delta", "--delta-cache", "4MiB", "--policy", "fixed-rounds:rounds=6"],
     ] {
-        counters(more);
+        let report = counters(more);
+        let delta = &report["source"]["delta"];
+        assert_eq!(delta.is_object(), more[1] == "delta", "{delta}");
+        if delta.is_object() {
+            assert_eq!(delta["cache_limit_bytes"], 4 << 20);
+            assert!(delta["sent"]["pages"].as_u64() > Some(0), "{delta}");
+        }
     }
 }
 

@@ -111,6 +111,8 @@ pub struct LiveOptions {
     pub channels: u8,
     /// How pages travel.
     pub encoder: EncoderKind,
+    /// Most bytes of copies that deltas are made from; `None` is the engine's choice.
+    pub delta_cache_bytes: Option<u64>,
     /// Whether memory digests are compared before Commit, which lengthens the pause.
     pub verify: bool,
     /// Whether the guest is audited after each migration, which pauses it for a moment.
@@ -177,6 +179,7 @@ impl LiveOptions {
             preflight: Duration::ZERO,
             channels: 1,
             encoder: EncoderKind::Raw,
+            delta_cache_bytes: None,
             verify: false,
             audit_each: false,
             link: Link::ShapedIfPossible(RigOptions::default()),

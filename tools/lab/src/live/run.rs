@@ -208,6 +208,7 @@ impl Experiment<'_> {
         options.policy_text = format!("{} ({guards})", self.policy);
         options.channels = self.options.channels;
         options.encoder = self.options.encoder;
+        options.delta_cache_bytes = self.options.delta_cache_bytes;
         options.bandwidth_cap_bytes_per_s = self.place.cap;
         options.verify = self.options.verify;
         options.downtime_limit = self.options.downtime_limit;

@@ -54,7 +54,14 @@ fn options(rng: &mut Rng) -> SourceOptions {
     let mut options = SourceOptions::new(Box::new(guards.guard(policy::parse(policy).unwrap())));
     policy.clone_into(&mut options.policy_text);
     options.channels = u8::try_from(1 + rng.below(8)).unwrap();
-    options.encoder = if rng.one_in(3) { EncoderKind::Lz4 } else { EncoderKind::Raw };
+    options.encoder = match rng.below(6) {
+        0 => EncoderKind::Delta,
+        1 => EncoderKind::DeltaLz4,
+        2 => EncoderKind::Lz4,
+        _ => EncoderKind::Raw,
+    };
+    // Too little for the hot set, now and then.
+    options.delta_cache_bytes = rng.one_in(2).then_some(256 << 10);
     options.verify = true;
     options.downtime_limit = Duration::from_millis(30);
     options
