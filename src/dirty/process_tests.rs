@@ -228,7 +228,7 @@ fn harvest(tracker: &mut dyn DirtyTracker) -> BTreeSet<u64> {
 
 fn conforms(kind: &str) {
     if can_attach() {
-        let traits = Traits::exact().with_peek().with_clear();
+        let traits = Traits::exact().with_peek().with_clear().with_slow_stores();
         conformance::check(|table| PuppetRig::new(kind, table), traits);
     }
 }

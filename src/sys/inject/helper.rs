@@ -63,7 +63,7 @@ pub(super) struct Report {
 impl Report {
     pub(super) const BYTES: usize = 32;
 
-    fn to_bytes(self) -> [u8; Self::BYTES] {
+    pub(super) fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         let numbers = [self.step as u64, self.code, self.thread, self.pause_ns];
         for (place, number) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
@@ -171,8 +171,9 @@ fn try_all(orders: &Orders) -> (Report, Option<c_int>) {
             }
             Err(Failure(step, code)) => (report.step, report.code) = (step, code),
         }
-        // Another thread may be better off; what the system does not permit, it will not permit.
-        if !matches!(report.step, Step::Stop | Step::Gone | Step::ThirtyTwoBit) {
+        // Another thread may be better off (of one that is ending, the system says that it is not
+        // permitted); once registers were touched, something is wrong with all of them.
+        if !matches!(report.step, Step::Seize | Step::Stop | Step::Gone | Step::ThirtyTwoBit) {
             break;
         }
     }

@@ -23,13 +23,17 @@ use crate::sys::uffd::Userfaultfd;
 
 /// Opens a userfaultfd in the process and takes it.
 pub(super) fn attach(process: &Process) -> Result<Attachment, InjectError> {
+    attach_by(process, &target::look(process)?)
+}
+
+/// The same, knowing what to expect.
+pub(super) fn attach_by(process: &Process, target: &Target) -> Result<Attachment, InjectError> {
     let pid = process.pid();
-    let target = target::look(process)?;
     let system = |what| move |source| InjectError::System { pid, what, source };
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|refused| system("make a socket")(refused.into()))?;
-    let helper = fork(&orders(&target), &theirs, process).map_err(system("fork a helper"))?;
+    let helper = fork(&orders(target), &theirs, process).map_err(system("fork a helper"))?;
     drop(theirs);
     let answer = receive(&ours);
     if !matches!(&answer, Err(refused) if refused.kind() == io::ErrorKind::TimedOut) {
@@ -129,7 +133,7 @@ fn finish(
             return Ok(Attachment { uffd, pause, thread });
         }
         (Step::Done, None) => InjectError::HelperLost { pid },
-        (Step::Seize, _) => target::not_permitted(pid),
+        (Step::Seize, _) => target::refused(process),
         (Step::Suspend, _) => InjectError::Confined { pid },
         (Step::Stop, _) => InjectError::Busy { pid },
         (Step::Gone, _) => target::gone(process),

@@ -29,6 +29,8 @@ mod launch;
 mod raw;
 #[cfg(target_arch = "x86_64")]
 mod target;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use nix::libc::{
     self, SYS_clock_nanosleep, SYS_epoll_pwait, SYS_epoll_wait, SYS_futex, SYS_ioctl,
@@ -20,6 +21,9 @@ pub(super) const SYSCALL: [u8; 2] = [0x0f, 0x05];
 const SEARCH_BYTES: usize = 1 << 16;
 /// And how many of all mappings.
 const SEARCH_BYTES_MAX: usize = 16 << 20;
+
+/// Time that a process which does not look right gets to be found out as ending.
+const ENDING: Duration = Duration::from_millis(100);
 
 /// What is read from the process beforehand.
 #[derive(Debug)]
@@ -51,14 +55,15 @@ pub(super) fn look(process: &Process) -> Result<Target, InjectError> {
     if threads.is_empty() {
         return Err(gone(process));
     }
-    if field("VmSize:").is_empty() && field("State:") != "Z" {
-        return Err(InjectError::KernelThread { pid });
+    if field("VmSize:").is_empty() {
+        let ending = field("State:") == "Z" || process.ends_within(ENDING);
+        return Err(if ending { gone(process) } else { InjectError::KernelThread { pid } });
     }
     let confined = !matches!(field("Seccomp:"), "0" | "");
-    let gadget = gadget(process).map_err(|refused| match refused.raw_os_error() {
-        Some(libc::EACCES | libc::EPERM) => not_permitted(pid),
+    let gadget = gadget(process).map_err(|error| match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => refused(process),
         Some(libc::ESRCH) => gone(process),
-        _ => InjectError::System { pid, what: "read its memory map", source: refused },
+        _ => InjectError::System { pid, what: "read its memory map", source: error },
     })?;
     Ok(Target { threads, confined, gadget })
 }
@@ -71,8 +76,12 @@ pub(super) fn gone(process: &Process) -> InjectError {
     if state == Some(true) { InjectError::Zombie { pid } } else { InjectError::Gone { pid } }
 }
 
-/// Why the system says no.
-pub(super) fn not_permitted(pid: u32) -> InjectError {
+/// Why the system says no, which it also does while a process is ending.
+pub(super) fn refused(process: &Process) -> InjectError {
+    let pid = process.pid();
+    if process.ends_within(ENDING) {
+        return gone(process);
+    }
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     let advice = match scope.trim() {
         "1" | "2" => {

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -69,8 +70,15 @@ impl Process {
     /// Whether it has not ended yet.
     #[must_use]
     pub fn is_alive(&self) -> bool {
+        !self.ends_within(Duration::ZERO)
+    }
+
+    /// Whether it has ended or does so in this time (up to a minute).
+    pub(crate) fn ends_within(&self, time: Duration) -> bool {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+        let millis = u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
+        // A poll that is interrupted says nothing.
+        matches!(poll(&mut fds, PollTimeout::from(millis)), Ok(ready) if ready > 0)
     }
 
     /// A file or folder of the process under `/proc`.
