@@ -35,8 +35,9 @@ const LOOKS: u32 = 5;
 const SHOWN: usize = 200;
 /// More runs of populated pages than this are not written to the trace's header.
 const POPULATED_RUNS_MAX: usize = 100_000;
-/// Pages that are written to find out what a first write costs.
-const TRIAL_PAGES: u64 = 4096;
+/// How often it is tried what a first write costs, and with how many pages.
+const TRIALS: u64 = 64;
+const TRIAL_PAGES: u64 = 64;
 
 /// One mapping, or a part of one, that is recorded.
 #[derive(Clone, Debug, Serialize)]
@@ -295,20 +296,26 @@ fn shortened(text: &str) -> String {
     text.chars().take(120).collect()
 }
 
-/// What the first write to a page after a harvest costs more than another one.
+/// What the first write to a page after a harvest costs more than another one: of many short
+/// trials the middle one, for others want the processor, too.
 fn first_write_ns() -> Option<f64> {
-    let table = RegionTable::single(PageSize::BASE, TRIAL_PAGES).ok()?;
+    let table = RegionTable::single(PageSize::BASE, TRIALS * TRIAL_PAGES).ok()?;
     let memory = MappedMemory::new(table, MapOptions::new(Backing::Anonymous)).ok()?;
-    let write = || {
+    let write = |trial: u64| {
+        let pages = trial * TRIAL_PAGES..(trial + 1) * TRIAL_PAGES;
         let began = Instant::now();
-        let stored =
-            (0..TRIAL_PAGES).all(|page| memory.store_u64(PageIndex::new(page), 0, 1).is_ok());
-        stored.then(|| began.elapsed())
+        let mut stored = pages.map(|page| memory.store_u64(PageIndex::new(page), 0, 1));
+        stored.all(|stored| stored.is_ok()).then(|| began.elapsed())
     };
-    write()?;
+    let all = || {
+        let mut times = (0..TRIALS).map(write).collect::<Option<Vec<_>>>()?;
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    };
+    all()?;
     let mut tracker = PagemapTracker::new(Arc::clone(memory.host()), UffdMode::UserOnly).ok()?;
     tracker.arm().ok()?;
-    let (first, again) = (write()?, write()?);
+    let (first, again) = (all()?, all()?);
     #[expect(clippy::cast_precision_loss, reason = "a mean")]
     let mean = first.saturating_sub(again).as_secs_f64() * 1e9 / TRIAL_PAGES as f64;
     Some(mean)
