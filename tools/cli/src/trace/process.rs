@@ -206,8 +206,8 @@ fn nothing(process: &Process, picked: usize, args: &ProcessArgs) -> anyhow::Erro
 
 /// The parts of mappings that the options ask for, ascending; the largest if there are too many.
 fn pick(mappings: &[ProcessMapping], args: &ProcessArgs) -> Vec<Part> {
-    let whole = [0..usize::MAX];
-    let ranges = if args.ranges.is_empty() { &whole[..] } else { &args.ranges };
+    let whole = 0..usize::MAX;
+    let ranges = if args.ranges.is_empty() { std::slice::from_ref(&whole) } else { &args.ranges };
     let mut parts = Vec::new();
     for mapping in mappings.iter().filter(|mapping| mapping.readable && mapping.writable) {
         let of_file = mapping.path.is_absolute() && !is_in_memory(mapping);
