@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Which 4 KiB units of guest memory the kernel held when the pagemap tracker last looked, in
-//! blocks of 2 MiB (one lower-level page table each).
+//! blocks of 2 MiB (one lower-level page table each, where regions begin at such a boundary).
 //!
 //! It serves two ends. A unit that was held and is no longer was discarded: it reads as zeros now
 //! and must be reported. And a block whose units are all held may be scanned in the fast way that
@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use crate::bitmap::DenseBitmap;
-use crate::sys::{HUGE_PAGE_BYTES, HostMap};
+use crate::sys::{Area, HUGE_PAGE_BYTES};
 use crate::units::PageIndex;
 
 /// Bytes of a unit.
@@ -30,8 +30,6 @@ type Units = [u64; BLOCK_WORDS];
 pub(super) struct Blocks {
     /// `first[i]` is the number of region i's first block; one more entry holds the total.
     first: Vec<usize>,
-    /// Bytes of each region's mapping; its last block may be cut short, and is never full then.
-    mapped_bytes: Vec<usize>,
     /// Bytes of each region's `known` units.
     known_bytes: Vec<u64>,
     /// Held when last settled.
@@ -47,7 +45,7 @@ pub(super) struct Blocks {
 /// Blocks of one region that are scanned in one way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Segment {
-    /// Byte offsets in the region's mapping, whole blocks but for the last.
+    /// Byte offsets in the region's mapping, whole blocks; the last one may go past its end.
     pub(super) bytes: Range<usize>,
     /// Whether all of them are full.
     pub(super) full: bool,
@@ -55,17 +53,16 @@ pub(super) struct Segment {
 
 impl Blocks {
     /// Nothing is known yet.
-    pub(super) fn new(host: &HostMap) -> Self {
+    pub(super) fn new(areas: &[Area]) -> Self {
         let mut first = vec![0];
         let mut total = 0;
-        for map in host.maps() {
-            total += map.mapped_addresses().len().div_ceil(HUGE_PAGE_BYTES);
+        for area in areas {
+            total += area.addresses.len().div_ceil(HUGE_PAGE_BYTES);
             first.push(total);
         }
         Self {
             first,
-            mapped_bytes: host.maps().iter().map(|map| map.mapped_addresses().len()).collect(),
-            known_bytes: vec![0; host.maps().len()],
+            known_bytes: vec![0; areas.len()],
             known: vec![Units::default(); total],
             seen: vec![Units::default(); total],
             touched: DenseBitmap::new(total as u64),
@@ -83,13 +80,12 @@ impl Blocks {
     pub(super) fn next_segment(&self, region: usize, from: usize) -> Option<Segment> {
         let first = *self.first.get(region)?;
         let end = *self.first.get(region + 1)?;
-        let start = first + from.div_ceil(HUGE_PAGE_BYTES);
+        let start = first + from / HUGE_PAGE_BYTES;
         if start >= end {
             return None;
         }
-        let bytes = self.mapped_bytes[region];
         let segment = |from: usize, to: usize, full| Segment {
-            bytes: (from - first) * HUGE_PAGE_BYTES..((to - first) * HUGE_PAGE_BYTES).min(bytes),
+            bytes: (from - first) * HUGE_PAGE_BYTES..(to - first) * HUGE_PAGE_BYTES,
             full,
         };
         let mut at = start;
@@ -159,7 +155,7 @@ impl Blocks {
     ) {
         let first = self.first[region];
         let mut at = PageIndex::new((first + bytes.start / HUGE_PAGE_BYTES) as u64);
-        let end = first + bytes.end.div_ceil(HUGE_PAGE_BYTES);
+        let end = first + bytes.end / HUGE_PAGE_BYTES;
         while let Some(page) = self.touched.next_set(at).filter(|page| page.as_usize() < end) {
             let block = page.as_usize();
             let offset = (block - first) * HUGE_PAGE_BYTES;

@@ -3,20 +3,19 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
-use nix::sys::stat::fstat;
-use nix::unistd::{SysconfVar, Whence, ftruncate, lseek, sysconf};
+use nix::sys::mman::{MapFlags, MmapAdvise, madvise};
+use nix::unistd::{SysconfVar, ftruncate, sysconf};
 
-use super::reserve::{Content, give_back, map_aligned};
+use super::file_part::FilePart;
+use super::reserve::{Access, Content, give_back, map_aligned};
 
 /// Size of a huge page: a middle-level page table entry of x86-64 and of arm64 with 4 KiB pages.
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;
@@ -28,7 +27,7 @@ pub enum Backing {
     /// Private anonymous memory; nothing is committed before it is touched.
     #[default]
     Anonymous,
-    /// A memfd, mapped shared, so that device processes can map it too.
+    /// A memfd or another file in memory, mapped shared, so that device processes can map it too.
     Memfd,
     /// Private huge pages of 2 MiB from the system's pool, which must have them free.
     Hugetlb,
@@ -70,17 +69,16 @@ pub fn base_page_bytes() -> usize {
 /// [`HUGE_PAGE_BYTES`]; [of a file](Self::of_file); or [a VMM's own](Self::adopt).
 ///
 /// Invariant: `base` is the start of `mapped_bytes` bytes, mapped readable (and writable, but for
-/// moments in which a dirty tracker write-protects pages and handles the faults), from
-/// construction until drop; `guest_bytes <= mapped_bytes`.
+/// moments in which a dirty tracker write-protects pages and handles the faults, and for files
+/// that are mapped only to be read, which nothing outside this crate can reach), from construction
+/// until drop; `guest_bytes <= mapped_bytes`.
 #[derive(Debug)]
 pub struct Mapping {
     base: NonNull<u8>,
     guest_bytes: usize,
     mapped_bytes: usize,
     backing: Backing,
-    file: Option<OwnedFd>,
-    /// Where in the file the mapping starts.
-    file_start: u64,
+    file: Option<Arc<FilePart>>,
     keeper: Keeper,
 }
 
@@ -107,60 +105,72 @@ impl Mapping {
     /// # Errors
     /// If the system refuses: out of address space, file descriptors, or huge pages.
     pub fn new(guest_bytes: usize, backing: Backing) -> io::Result<Self> {
-        let (file_start, keeper) = (0, Keeper::Here);
         let mapped_bytes = guest_bytes
             .checked_next_multiple_of(HUGE_PAGE_BYTES)
             .ok_or(io::ErrorKind::OutOfMemory)?;
-        let (base, file) = match backing {
+        let base = match backing {
             Backing::Anonymous => {
-                (map_aligned(mapped_bytes, &Content::Anonymous(MapFlags::MAP_NORESERVE))?, None)
+                map_aligned(mapped_bytes, &Content::Anonymous(MapFlags::MAP_NORESERVE))?
             }
             Backing::Hugetlb => {
                 let flags = MapFlags::MAP_HUGETLB | MapFlags::MAP_HUGE_2MB;
-                (map_aligned(mapped_bytes, &Content::Anonymous(flags))?, None)
+                map_aligned(mapped_bytes, &Content::Anonymous(flags))?
             }
             Backing::Memfd => {
                 let file = memfd_create(c"precopy-guest", MFdFlags::MFD_CLOEXEC)?;
                 let length = i64::try_from(mapped_bytes).map_err(|_| Errno::EFBIG)?;
                 ftruncate(&file, length)?;
-                (map_aligned(mapped_bytes, &Content::File(file.as_fd()))?, Some(file))
+                let mut map = Self::of_file(FilePart::new(file, 0, mapped_bytes)?, Access::Write)?;
+                map.guest_bytes = guest_bytes;
+                return Ok(map);
             }
             Backing::Other => return Err(io::ErrorKind::InvalidInput.into()),
         };
-        Ok(Self { base, guest_bytes, mapped_bytes, backing, file, file_start, keeper })
+        let (file, keeper) = (None, Keeper::Here);
+        Ok(Self { base, guest_bytes, mapped_bytes, backing, file, keeper })
+    }
+
+    /// Maps a part of a file, shared, as it is. With [`Access::Read`], nobody may write to it.
+    ///
+    /// # Errors
+    /// If the file is shorter than the part (access past its end would end this process), not
+    /// open for what is asked, or the part's offset is not a multiple of the page size.
+    pub(crate) fn of_file(part: FilePart, access: Access) -> io::Result<Self> {
+        if !part.is_backed()? {
+            let (offset, bytes) = (part.offset(), part.bytes());
+            let why = format!("the file ends before the {bytes} bytes from offset {offset} on do");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+        }
+        let guest_bytes = part.bytes();
+        let mapped_bytes = guest_bytes
+            .checked_next_multiple_of(HUGE_PAGE_BYTES)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let content = Content::File(part.file(), part.offset(), access);
+        let base = map_aligned(mapped_bytes, &content)?;
+        let (file, keeper) = (Some(Arc::new(part)), Keeper::Here);
+        Ok(Self { base, guest_bytes, mapped_bytes, backing: Backing::Memfd, file, keeper })
     }
 
     /// Maps `bytes` bytes of a VMM's file, shared, from byte `start` of it on. Dirty trackers
     /// see only what is written through this mapping, which the VMM's own writes are not: mark
-    /// those.
+    /// those. Nothing of the file is given back to the system.
     ///
     /// # Errors
     /// If the file is shorter than that, `start` or `bytes` is not a multiple of the page size, or
     /// the system refuses.
-    pub fn of_file(file: OwnedFd, start: u64, bytes: usize, backing: Backing) -> io::Result<Self> {
-        let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
-        let size = u64::try_from(fstat(&file)?.st_size).unwrap_or(0);
-        let end = start.checked_add(bytes as u64);
-        if end.is_none_or(|end| end > size) || !bytes.is_multiple_of(base_page_bytes()) {
-            let why =
-                format!("{bytes} bytes from {start} on are not whole pages of a file of {size}");
+    pub fn of_vmm_file(
+        file: OwnedFd,
+        start: u64,
+        bytes: usize,
+        backing: Backing,
+    ) -> io::Result<Self> {
+        if bytes == 0 || !bytes.is_multiple_of(base_page_bytes()) {
+            let why = format!("{bytes} bytes are not made of whole pages");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        let at = i64::try_from(start).map_err(|_| Errno::EOVERFLOW)?;
-        let rw = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-        let base = unsafe { mmap(None, length, rw, flags, &file, at) }?.cast();
-        let (file, keeper) = (Some(file), Keeper::HereOfFile);
-        Ok(Self {
-            base,
-            guest_bytes: bytes,
-            mapped_bytes: bytes,
-            backing,
-            file,
-            file_start: start,
-            keeper,
-        })
+        let mut map = Self::of_file(FilePart::new(file, start, bytes)?, Access::Write)?;
+        (map.backing, map.keeper) = (backing, Keeper::HereOfFile);
+        Ok(map)
     }
 
     /// Takes part in memory that a VMM mapped and keeps. `file` is what is mapped there and from
@@ -189,17 +199,9 @@ impl Mapping {
             let why = "shared memory needs its file, and no other has one";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        let (file, file_start) = file.map_or((None, 0), |(file, start)| (Some(file), start));
-        let keeper = Keeper::Vmm;
-        Ok(Self {
-            base,
-            guest_bytes: bytes,
-            mapped_bytes: bytes,
-            backing,
-            file,
-            file_start,
-            keeper,
-        })
+        let file = file.map(|(file, start)| FilePart::new(file, start, bytes)).transpose()?;
+        let (file, keeper) = (file.map(Arc::new), Keeper::Vmm);
+        Ok(Self { base, guest_bytes: bytes, mapped_bytes: bytes, backing, file, keeper })
     }
 
     /// Whether the memory was made here, so that advice may be given on it and pages of it may be
@@ -215,10 +217,10 @@ impl Mapping {
         self.backing
     }
 
-    /// The memfd, if there is one.
+    /// The file that holds the memory, if there is one.
     #[must_use]
-    pub fn file(&self) -> Option<BorrowedFd<'_>> {
-        self.file.as_ref().map(AsFd::as_fd)
+    pub fn file(&self) -> Option<&Arc<FilePart>> {
+        self.file.as_ref()
     }
 
     /// Bytes that belong to the guest.
@@ -287,72 +289,7 @@ impl Mapping {
         if range.is_empty() {
             return Ok(());
         }
-        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let length = i64::try_from(range.len()).map_err(|_| Errno::EFBIG)?;
-        let offset = self.file_offset(range.start)?;
-        fallocate(file, mode, offset, length).map_err(io::Error::from)
-    }
-
-    /// Bytes of data in a memfd, swapped out or not; `None` if there is no file.
-    ///
-    /// # Errors
-    /// If the system refuses.
-    pub fn data_bytes(&self) -> io::Result<Option<u64>> {
-        let Some(file) = &self.file else { return Ok(None) };
-        let facts = fstat(file)?;
-        if self.file_start == 0 && usize::try_from(facts.st_size) == Ok(self.mapped_bytes) {
-            // The unit of `st_blocks` is 512 bytes, whatever the file system's own is (stat(2)).
-            return Ok(Some(u64::try_from(facts.st_blocks).unwrap_or(0) * 512));
-        }
-        // Other parts of the file count, too.
-        let (mut sum, mut from) = (0, 0);
-        while let Some(data) = self.next_data(from)? {
-            sum += data.len() as u64;
-            from = data.end;
-        }
-        Ok(Some(sum))
-    }
-
-    /// The first extent of data in a memfd at or after byte `from`; `None` if there is none, or no
-    /// file.
-    ///
-    /// # Errors
-    /// If the system refuses.
-    pub fn next_data(&self, from: usize) -> io::Result<Option<Range<usize>>> {
-        let Some(file) = &self.file else { return Ok(None) };
-        let Some(start) = self.next_data_start(from)? else { return Ok(None) };
-        let end = lseek(file, self.file_offset(start)?, Whence::SeekHole)?;
-        Ok(Some(start..self.mapping_offset(end)?.min(self.mapped_bytes)))
-    }
-
-    /// Where the next data of a memfd are, at or after byte `from`. Unlike the end of an extent,
-    /// which takes a walk over its pages, this is found in no time.
-    ///
-    /// # Errors
-    /// If the system refuses.
-    pub fn next_data_start(&self, from: usize) -> io::Result<Option<usize>> {
-        let Some(file) = &self.file else { return Ok(None) };
-        match lseek(file, self.file_offset(from)?, Whence::SeekData) {
-            Ok(start) => {
-                let start = self.mapping_offset(start)?;
-                Ok((start < self.mapped_bytes).then_some(start))
-            }
-            Err(Errno::ENXIO) => Ok(None),
-            Err(refused) => Err(refused.into()),
-        }
-    }
-
-    /// Where in the file a byte of the mapping lies.
-    fn file_offset(&self, byte: usize) -> io::Result<i64> {
-        let offset = self.file_start.checked_add(byte as u64);
-        let offset = offset.and_then(|offset| i64::try_from(offset).ok());
-        offset.ok_or_else(|| io::ErrorKind::InvalidInput.into())
-    }
-
-    /// Where in the mapping a byte of the file lies that is not before its start.
-    fn mapping_offset(&self, byte: i64) -> io::Result<usize> {
-        let byte = u64::try_from(byte).ok().and_then(|byte| byte.checked_sub(self.file_start));
-        byte.and_then(|byte| usize::try_from(byte).ok()).ok_or_else(|| Errno::EOVERFLOW.into())
+        file.punch(range)
     }
 
     fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> io::Result<()> {

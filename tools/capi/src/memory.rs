@@ -245,7 +245,7 @@ impl<'a> Part<'a> {
             let backing = if opened.tmpfs { Backing::Memfd } else { Backing::Other };
             let start = self.region.file_offset;
             let file = OwnedFd::from(opened.file);
-            let mapping = Mapping::of_file(file, start, length, backing)
+            let mapping = Mapping::of_vmm_file(file, start, length, backing)
                 .map_err(|error| refuse(format!("cannot be mapped: {}", chain(&error))))?;
             return Ok((mapping, true));
         }
