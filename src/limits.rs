@@ -89,6 +89,17 @@ pub const MPROTECT_SPLITS_MAX: usize = 16 << 10;
 /// Calls of the kernel's page walk without progress after which a scan gives up.
 pub const PAGEMAP_STALLS_MAX: u32 = 16;
 
+/// Most mappings of another process that are looked at (Linux allows 65,530 by default).
+pub const PROCESS_MAPPINGS_MAX: usize = 1 << 20;
+/// Most open files of another process among which the one of a mapping is looked for.
+pub const PROCESS_FILES_MAX: usize = 1 << 16;
+/// Most threads of another process that are looked at to find one that stops quickly.
+pub const ATTACH_THREADS_MAX: usize = 256;
+/// How long each thread of another process may take to stop before the next one is tried.
+pub const ATTACH_STOP_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long it may take in all to open a userfaultfd in another process.
+pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Most runs of pages in one tick of a trace, and in its list of contents: 64 MiB and 96 MiB in
 /// memory. All pages of 64 GiB are at most twice as many.
 pub const TRACE_TICK_RUNS_MAX: u64 = 1 << 22;

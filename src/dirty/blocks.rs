@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Which 4 KiB units of guest memory the kernel held when the pagemap tracker last looked, in
-//! blocks of 2 MiB (one lower-level page table each).
+//! blocks of 2 MiB (one lower-level page table each, where regions begin at such a boundary).
 //!
 //! It serves two ends. A unit that was held and is no longer was discarded: it reads as zeros now
 //! and must be reported. And a block whose units are all held may be scanned in the fast way that
@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use crate::bitmap::DenseBitmap;
-use crate::sys::{HUGE_PAGE_BYTES, HostMap};
+use crate::sys::{Area, HUGE_PAGE_BYTES};
 use crate::units::PageIndex;
 
 /// Bytes of a unit.
@@ -45,7 +45,7 @@ pub(super) struct Blocks {
 /// Blocks of one region that are scanned in one way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Segment {
-    /// Byte offsets in the region's mapping, whole blocks.
+    /// Byte offsets in the region's mapping, whole blocks; the last one may go past its end.
     pub(super) bytes: Range<usize>,
     /// Whether all of them are full.
     pub(super) full: bool,
@@ -53,16 +53,16 @@ pub(super) struct Segment {
 
 impl Blocks {
     /// Nothing is known yet.
-    pub(super) fn new(host: &HostMap) -> Self {
+    pub(super) fn new(areas: &[Area]) -> Self {
         let mut first = vec![0];
         let mut total = 0;
-        for map in host.maps() {
-            total += map.mapped_addresses().len() / HUGE_PAGE_BYTES;
+        for area in areas {
+            total += area.addresses.len().div_ceil(HUGE_PAGE_BYTES);
             first.push(total);
         }
         Self {
             first,
-            known_bytes: vec![0; host.maps().len()],
+            known_bytes: vec![0; areas.len()],
             known: vec![Units::default(); total],
             seen: vec![Units::default(); total],
             touched: DenseBitmap::new(total as u64),

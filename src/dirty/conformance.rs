@@ -55,6 +55,8 @@ pub struct Traits {
     pub peeks: bool,
     /// [`DirtyTracker::clear`] clears, rather than doing nothing.
     pub clears: bool,
+    /// A store takes long: the concurrent case is content with a tenth of the writes.
+    pub slow: bool,
 }
 
 impl Traits {
@@ -68,6 +70,13 @@ impl Traits {
     #[must_use]
     pub fn with_peek(mut self) -> Self {
         self.peeks = true;
+        self
+    }
+
+    /// The same, of which a store takes long.
+    #[must_use]
+    pub fn with_slow_stores(mut self) -> Self {
+        self.slow = true;
         self
     }
 
@@ -405,7 +414,9 @@ fn concurrent_writers(on: &mut Ground<'_>) {
         // If a check panics, the writers must still end, or the scope would wait for ever.
         let _stop = StopOnDrop(&stop);
         let mut harvests = 0;
-        while harvests < LIVE_HARVESTS || written.load(Ordering::Relaxed) < WRITES_MIN {
+        let part = if on.traits.slow { 10 } else { 1 };
+        while harvests < LIVE_HARVESTS / part || written.load(Ordering::Relaxed) < WRITES_MIN / part
+        {
             set.clear_all();
             for (before, done) in before.iter_mut().zip(&done) {
                 *before = std::array::from_fn(|writer| done[writer].load(Ordering::Acquire));

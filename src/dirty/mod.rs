@@ -22,6 +22,10 @@ mod marked;
 mod mprotect;
 mod pagemap;
 mod probe;
+mod process;
+#[cfg(test)]
+mod process_tests;
+mod scan;
 mod union;
 
 #[cfg(feature = "vm-memory")]
@@ -30,6 +34,7 @@ pub use marked::MarkedTracker;
 pub use mprotect::MprotectTracker;
 pub use pagemap::PagemapTracker;
 pub use probe::{Probed, TRACKER_NAMES, probe, tracker_by_name};
+pub use process::ProcessTracker;
 pub use union::UnionTracker;
 
 use std::time::Duration;
@@ -151,6 +156,24 @@ pub enum DirtyError {
         tracker: &'static str,
         /// Which requirement is missing.
         why: String,
+    },
+    /// The process could not be attached to.
+    #[error(transparent)]
+    Attach(#[from] crate::sys::inject::InjectError),
+    /// The process whose memory is tracked is no more what it was.
+    #[error("Process {pid} has ended, or has started another program: its memory is gone")]
+    Gone {
+        /// The process.
+        pid: u32,
+    },
+    /// The process has changed what it has mapped, so that writes may have been missed.
+    #[error(
+        "Process {pid} has mapped something else into memory that is tracked; start again, with \
+         no memory hotplug or the like under way"
+    )]
+    Remapped {
+        /// The process.
+        pid: u32,
     },
     /// The system refused.
     #[error("The {tracker} tracker could not {what}")]

@@ -6,17 +6,18 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::bitmap::{DenseBitmap, LengthMismatch};
+use super::populated::populated;
+use crate::bitmap::DenseBitmap;
 use crate::memory::{MemoryError, PageReader, PageWriter};
 use crate::region::RegionTable;
-use crate::sys::{
-    self, Backing, Categories, HUGE_PAGE_BYTES, HostMap, HostPiece, Pagemap, Query, RegionBuffer,
-};
+use crate::sys::{self, Access, Backing, FilePart, HUGE_PAGE_BYTES, HostMap, HostPiece, Pagemap};
 use crate::units::{PageIndex, PageRun};
 
 /// Runs of at least this many bytes are given back to the system when they become zero. Shorter
 /// ones are cleared in place, which keeps huge pages and pre-faulted pages whole.
 const GIVE_BACK_BYTES: usize = 256 << 10;
+
+const MAP_FILES: &str = "map the files that hold the guest's memory";
 
 /// How to map a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -70,6 +71,19 @@ impl MappedMemory {
             }
         }
         Ok(Self { host: Arc::new(host), thp: options.thp })
+    }
+
+    /// Maps each region of `table` from its part of a file in memory (a memfd, or a file of a
+    /// tmpfs), shared: what others write to the file is read here, and the other way round. The
+    /// file must not be made shorter while it is mapped: access past its end ends this process.
+    ///
+    /// # Errors
+    /// [`MemoryError::System`] if the system refuses, there are not as many parts as regions, a
+    /// part has not the length of its region, or a file is not open for reading and writing or
+    /// ends before its part does.
+    pub fn of_files(table: RegionTable, parts: Vec<FilePart>) -> Result<Self, MemoryError> {
+        let host = HostMap::of_files(table, parts, Access::Write).map_err(system(MAP_FILES))?;
+        Ok(Self { host: Arc::new(host), thp: false })
     }
 
     /// Where the regions lie: what dirty trackers work on.
@@ -199,8 +213,12 @@ impl MappedMemory {
             let start = piece.bytes.start + page * page_bytes;
             // Touching a hole of a memfd would fill it; of private memory, a read maps the
             // shared page of zeros, which costs nothing.
-            let hole = piece.map.file().is_some()
-                && piece.map.next_data(start)?.is_none_or(|d| d.start >= start + page_bytes);
+            let hole = match piece.map.file() {
+                Some(file) => {
+                    file.next_data_start(start)?.is_none_or(|data| data >= start + page_bytes)
+                }
+                None => false,
+            };
             if !hole && !sys::is_zero(words) {
                 words.iter().for_each(|word| word.store(0, Relaxed));
             }
@@ -227,24 +245,8 @@ impl PageReader for MappedMemory {
         Ok(sys::is_zero(piece.words()))
     }
 
-    /// Private memory is asked page by page of the page table (`PAGEMAP_SCAN`); pages that are
-    /// only mapped to the shared page of zeros are left out. Of a memfd, the file's data extents
-    /// count: its page table may have lost what the file still holds. Where the kernel cannot
-    /// tell, every page is reported.
     fn populated(&self, into: &mut DenseBitmap) -> Result<(), MemoryError> {
-        let pages = self.table().pages();
-        if into.len() != pages {
-            return Err(LengthMismatch { ours: into.len(), theirs: pages }.into());
-        }
-        let found = match self.backing() {
-            Backing::Memfd => populated_extents(&self.host, into),
-            _ => populated_entries(&self.host, into),
-        };
-        if let Err(refused) = found {
-            tracing::debug!(%refused, "Cannot tell populated pages: all count");
-            into.set_run(self.table().all());
-        }
-        Ok(())
+        populated(self.table(), &self.host.areas(), Pagemap::open, into)
     }
 }
 
@@ -292,41 +294,46 @@ impl PageWriter for MappedMemory {
     }
 }
 
+/// Guest memory in files that belong to somebody else, mapped to be read: what [`MappedMemory`]
+/// is, without any way to write. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct ReadOnlyMemory(MappedMemory);
+
+impl ReadOnlyMemory {
+    /// Maps each region of `table` from its part of a file; see [`MappedMemory::of_files`].
+    ///
+    /// # Errors
+    /// As there; the files need only be open for reading.
+    pub fn of_files(table: RegionTable, parts: Vec<FilePart>) -> Result<Self, MemoryError> {
+        let host = HostMap::of_files(table, parts, Access::Read).map_err(system(MAP_FILES))?;
+        Ok(Self(MappedMemory { host: Arc::new(host), thp: false }))
+    }
+
+    /// The guest's memory map.
+    #[must_use]
+    pub fn table(&self) -> &RegionTable {
+        self.0.table()
+    }
+}
+
+impl PageReader for ReadOnlyMemory {
+    fn read_run(&self, run: PageRun, into: &mut [u8]) -> Result<(), MemoryError> {
+        self.0.read_run(run, into)
+    }
+
+    fn is_zero(&self, page: PageIndex) -> Result<bool, MemoryError> {
+        self.0.is_zero(page)
+    }
+
+    fn populated(&self, into: &mut DenseBitmap) -> Result<(), MemoryError> {
+        self.0.populated(into)
+    }
+}
+
 /// The part of a byte range that consists of whole, aligned blocks.
 fn inner_blocks(bytes: &Range<usize>, block: usize) -> Range<usize> {
     let start = bytes.start.next_multiple_of(block);
     start..(bytes.end - bytes.end % block).max(start)
-}
-
-/// Pages with an entry in the page table.
-fn populated_entries(host: &HostMap, into: &mut DenseBitmap) -> io::Result<()> {
-    let pagemap = Pagemap::open()?;
-    let mut buffer = RegionBuffer::new();
-    let query = Query {
-        none_of: Categories::ZERO,
-        any_of: Categories::PRESENT | Categories::SWAPPED,
-        ..Query::default()
-    };
-    for (region, map) in host.maps().iter().enumerate() {
-        let addresses = map.mapped_addresses();
-        pagemap.scan(addresses.clone(), query, &mut buffer, |found, _| {
-            let bytes = found.start - addresses.start..found.end - addresses.start;
-            into.set_run(host.pages_touched(region, bytes));
-        })?;
-    }
-    Ok(())
-}
-
-/// Pages that lie in a data extent of the region's file.
-fn populated_extents(host: &HostMap, into: &mut DenseBitmap) -> io::Result<()> {
-    for (region, map) in host.maps().iter().enumerate() {
-        let mut from = 0;
-        while let Some(data) = map.next_data(from)? {
-            into.set_run(host.pages_touched(region, data.clone()));
-            from = data.end;
-        }
-    }
-    Ok(())
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> MemoryError {

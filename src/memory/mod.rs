@@ -7,11 +7,14 @@
 
 mod digest;
 mod mapped;
+mod populated;
+mod process;
 #[cfg(feature = "vm-memory")]
 pub mod vm_memory;
 
 pub use digest::{digest_page, digest_run};
-pub use mapped::{MapOptions, MappedMemory};
+pub use mapped::{MapOptions, MappedMemory, ReadOnlyMemory};
+pub use process::ProcessMemory;
 
 use crate::bitmap::DenseBitmap;
 use crate::units::{PageIndex, PageRun};

@@ -3,9 +3,13 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::file_part::FilePart;
 use super::mapping::{Backing, Mapping, base_page_bytes};
+use super::process::{Area, Entries};
+use super::reserve::Access;
 use crate::region::RegionTable;
 use crate::units::PageRun;
 
@@ -45,20 +49,33 @@ impl HostMap {
     /// # Errors
     /// If the system refuses, or the table's pages are smaller than the system's.
     pub fn new(table: RegionTable, backing: Backing) -> io::Result<Self> {
-        let page_bytes = table.page_size().bytes();
-        if page_bytes < base_page_bytes() {
-            let why = format!(
-                "guest pages of {page_bytes} bytes are smaller than the system's of {}",
-                base_page_bytes()
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
+        check_page_size(&table)?;
         let mut maps = Vec::with_capacity(table.regions().len());
         for region in 0..table.regions().len() {
-            let run = table.region_run(region).unwrap_or_default();
-            maps.push(Mapping::new(run.bytes(table.page_size()), backing)?);
+            maps.push(Mapping::new(region_bytes(&table, region), backing)?);
         }
         Ok(Self { table, maps, backing })
+    }
+
+    /// Maps each region from its part of a file in memory (a memfd, or a file of a tmpfs).
+    ///
+    /// # Errors
+    /// If the system refuses, there are not as many parts as regions, a part has not the length of
+    /// its region, or a file ends before its part does.
+    pub(crate) fn of_files(
+        table: RegionTable,
+        parts: Vec<FilePart>,
+        access: Access,
+    ) -> io::Result<Self> {
+        check_page_size(&table)?;
+        let lengths = (0..table.regions().len()).map(|region| region_bytes(&table, region));
+        if !lengths.eq(parts.iter().map(FilePart::bytes)) {
+            let why = "the parts of files and the guest's regions differ in number or length";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let maps = parts.into_iter().map(|part| Mapping::of_file(part, access));
+        let maps = maps.collect::<io::Result<_>>()?;
+        Ok(Self { table, maps, backing: Backing::Memfd })
     }
 
     /// The guest's memory map.
@@ -73,6 +90,20 @@ impl HostMap {
         &self.maps
     }
 
+    /// The mappings as areas of this process, in the table's order.
+    pub(crate) fn areas(&self) -> Vec<Area> {
+        let area = |map: &Mapping| Area {
+            addresses: map.mapped_addresses(),
+            entries: match (map.backing(), map.file()) {
+                (Backing::Hugetlb, _) => Entries::Pooled,
+                (_, Some(file)) => Entries::File(Arc::clone(file)),
+                _ => Entries::Private { blank: true },
+            },
+            granule: map.backing().granule_bytes(),
+        };
+        self.maps.iter().map(area).collect()
+    }
+
     /// What the memory is made of.
     #[must_use]
     pub fn backing(&self) -> Backing {
@@ -81,10 +112,8 @@ impl HostMap {
 
     /// The pieces of a run, one for each region that it touches. Pages past the end are left out.
     pub fn pieces(&self, run: PageRun) -> impl Iterator<Item = HostPiece<'_>> {
-        let page_size = self.table.page_size();
         self.table.split(run).map(move |piece| {
-            let start = PageRun::from_range(0..piece.first_page).bytes(page_size);
-            let bytes = start..start + piece.run.bytes(page_size);
+            let bytes = bytes_of(&self.table, piece.first_page, piece.run.pages());
             HostPiece { region: piece.region, map: &self.maps[piece.region], bytes, run: piece.run }
         })
     }
@@ -92,11 +121,39 @@ impl HostMap {
     /// The dense pages that a byte range of a region's mapping touches, cut at the guest's end.
     #[must_use]
     pub fn pages_touched(&self, region: usize, bytes: Range<usize>) -> PageRun {
-        let Some(whole) = self.table.region_run(region) else { return PageRun::default() };
-        let size = self.table.page_size();
-        let last = (bytes.end.div_ceil(size.bytes()) as u64).min(whole.pages());
-        let first = ((bytes.start >> size.log2()) as u64).min(last);
-        let start = whole.start().get();
-        PageRun::from_range(start + first..start + last)
+        pages_touched(&self.table, region, bytes)
     }
+}
+
+/// The dense pages that a byte range of a region touches, cut at the region's end.
+pub(crate) fn pages_touched(table: &RegionTable, region: usize, bytes: Range<usize>) -> PageRun {
+    let Some(whole) = table.region_run(region) else { return PageRun::default() };
+    let size = table.page_size();
+    let last = (bytes.end.div_ceil(size.bytes()) as u64).min(whole.pages());
+    let first = ((bytes.start >> size.log2()) as u64).min(last);
+    let start = whole.start().get();
+    PageRun::from_range(start + first..start + last)
+}
+
+/// The byte range of a region that `pages` pages from its page `first_page` on are.
+pub(crate) fn bytes_of(table: &RegionTable, first_page: u64, pages: u64) -> Range<usize> {
+    let size = table.page_size();
+    let start = PageRun::from_range(0..first_page).bytes(size);
+    start..start + PageRun::from_range(0..pages).bytes(size)
+}
+
+fn region_bytes(table: &RegionTable, region: usize) -> usize {
+    table.region_run(region).unwrap_or_default().bytes(table.page_size())
+}
+
+fn check_page_size(table: &RegionTable) -> io::Result<()> {
+    let page_bytes = table.page_size().bytes();
+    if page_bytes < base_page_bytes() {
+        let why = format!(
+            "guest pages of {page_bytes} bytes are smaller than the system's of {}",
+            base_page_bytes()
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    Ok(())
 }

@@ -4,18 +4,17 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, madvise};
-use nix::sys::stat::fstat;
-use nix::unistd::{SysconfVar, Whence, ftruncate, lseek, sysconf};
+use nix::unistd::{SysconfVar, ftruncate, sysconf};
 
-use super::reserve::{Content, give_back, map_aligned};
+use super::file_part::FilePart;
+use super::reserve::{Access, Content, give_back, map_aligned};
 
 /// Size of a huge page: a middle-level page table entry of x86-64 and of arm64 with 4 KiB pages.
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;
@@ -27,7 +26,7 @@ pub enum Backing {
     /// Private anonymous memory; nothing is committed before it is touched.
     #[default]
     Anonymous,
-    /// A memfd, mapped shared, so that device processes can map it too.
+    /// A memfd or another file in memory, mapped shared, so that device processes can map it too.
     Memfd,
     /// Private huge pages of 2 MiB from the system's pool, which must have them free.
     Hugetlb,
@@ -64,15 +63,16 @@ pub fn base_page_bytes() -> usize {
 /// One contiguous, zero-initialised mapping, aligned to [`HUGE_PAGE_BYTES`].
 ///
 /// Invariant: `base` is the start of `mapped_bytes` bytes, mapped readable (and writable, but for
-/// moments in which a dirty tracker write-protects pages and handles the faults), from
-/// construction until drop; `guest_bytes <= mapped_bytes`.
+/// moments in which a dirty tracker write-protects pages and handles the faults, and for files
+/// that are mapped only to be read, which nothing outside this crate can reach), from construction
+/// until drop; `guest_bytes <= mapped_bytes`.
 #[derive(Debug)]
 pub struct Mapping {
     base: NonNull<u8>,
     guest_bytes: usize,
     mapped_bytes: usize,
     backing: Backing,
-    file: Option<OwnedFd>,
+    file: Option<Arc<FilePart>>,
 }
 
 // SAFETY: the mapping is plain memory that is only reached through atomic words and system calls;
@@ -90,22 +90,45 @@ impl Mapping {
         let mapped_bytes = guest_bytes
             .checked_next_multiple_of(HUGE_PAGE_BYTES)
             .ok_or(io::ErrorKind::OutOfMemory)?;
-        let (base, file) = match backing {
+        let base = match backing {
             Backing::Anonymous => {
-                (map_aligned(mapped_bytes, &Content::Anonymous(MapFlags::MAP_NORESERVE))?, None)
+                map_aligned(mapped_bytes, &Content::Anonymous(MapFlags::MAP_NORESERVE))?
             }
             Backing::Hugetlb => {
                 let flags = MapFlags::MAP_HUGETLB | MapFlags::MAP_HUGE_2MB;
-                (map_aligned(mapped_bytes, &Content::Anonymous(flags))?, None)
+                map_aligned(mapped_bytes, &Content::Anonymous(flags))?
             }
             Backing::Memfd => {
                 let file = memfd_create(c"precopy-guest", MFdFlags::MFD_CLOEXEC)?;
                 let length = i64::try_from(mapped_bytes).map_err(|_| Errno::EFBIG)?;
                 ftruncate(&file, length)?;
-                (map_aligned(mapped_bytes, &Content::File(file.as_fd()))?, Some(file))
+                let mut map = Self::of_file(FilePart::new(file, 0, mapped_bytes)?, Access::Write)?;
+                map.guest_bytes = guest_bytes;
+                return Ok(map);
             }
         };
-        Ok(Self { base, guest_bytes, mapped_bytes, backing, file })
+        Ok(Self { base, guest_bytes, mapped_bytes, backing, file: None })
+    }
+
+    /// Maps a part of a file, shared, as it is. With [`Access::Read`], nobody may write to it.
+    ///
+    /// # Errors
+    /// If the file is shorter than the part (access past its end would end this process), not
+    /// open for what is asked, or the part's offset is not a multiple of the page size.
+    pub(crate) fn of_file(part: FilePart, access: Access) -> io::Result<Self> {
+        if !part.is_backed()? {
+            let (offset, bytes) = (part.offset(), part.bytes());
+            let why = format!("the file ends before the {bytes} bytes from offset {offset} on do");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+        }
+        let guest_bytes = part.bytes();
+        let mapped_bytes = guest_bytes
+            .checked_next_multiple_of(HUGE_PAGE_BYTES)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let content = Content::File(part.file(), part.offset(), access);
+        let base = map_aligned(mapped_bytes, &content)?;
+        let file = Some(Arc::new(part));
+        Ok(Self { base, guest_bytes, mapped_bytes, backing: Backing::Memfd, file })
     }
 
     /// What the memory is made of.
@@ -114,10 +137,10 @@ impl Mapping {
         self.backing
     }
 
-    /// The memfd, if there is one.
+    /// The file that holds the memory, if there is one.
     #[must_use]
-    pub fn file(&self) -> Option<BorrowedFd<'_>> {
-        self.file.as_ref().map(AsFd::as_fd)
+    pub fn file(&self) -> Option<&Arc<FilePart>> {
+        self.file.as_ref()
     }
 
     /// Bytes that belong to the guest.
@@ -186,45 +209,7 @@ impl Mapping {
         if range.is_empty() {
             return Ok(());
         }
-        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let (offset, length) = (file_offset(range.start)?, file_offset(range.len())?);
-        fallocate(file, mode, offset, length).map_err(io::Error::from)
-    }
-
-    /// Bytes of data in a memfd, swapped out or not; `None` if there is no file.
-    ///
-    /// # Errors
-    /// If the system refuses.
-    pub fn data_bytes(&self) -> io::Result<Option<u64>> {
-        let Some(file) = &self.file else { return Ok(None) };
-        // The unit of `st_blocks` is 512 bytes, whatever the file system's own is (stat(2)).
-        Ok(Some(u64::try_from(fstat(file)?.st_blocks).unwrap_or(0) * 512))
-    }
-
-    /// The first extent of data in a memfd at or after byte `from`; `None` if there is none, or no
-    /// file.
-    ///
-    /// # Errors
-    /// If the system refuses.
-    pub fn next_data(&self, from: usize) -> io::Result<Option<Range<usize>>> {
-        let Some(file) = &self.file else { return Ok(None) };
-        let Some(start) = self.next_data_start(from)? else { return Ok(None) };
-        let end = lseek(file, file_offset(start)?, Whence::SeekHole)?;
-        Ok(Some(start..usize::try_from(end).map_err(|_| Errno::EOVERFLOW)?))
-    }
-
-    /// Where the next data of a memfd are, at or after byte `from`. Unlike the end of an extent,
-    /// which takes a walk over its pages, this is found in no time.
-    ///
-    /// # Errors
-    /// If the system refuses.
-    pub fn next_data_start(&self, from: usize) -> io::Result<Option<usize>> {
-        let Some(file) = &self.file else { return Ok(None) };
-        match lseek(file, file_offset(from)?, Whence::SeekData) {
-            Ok(start) => Ok(Some(usize::try_from(start).map_err(|_| Errno::EOVERFLOW)?)),
-            Err(Errno::ENXIO) => Ok(None),
-            Err(refused) => Err(refused.into()),
-        }
+        file.punch(range)
     }
 
     fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> io::Result<()> {
@@ -251,8 +236,4 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         give_back(self.base, self.mapped_bytes);
     }
-}
-
-fn file_offset(bytes: usize) -> io::Result<i64> {
-    i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput.into())
 }

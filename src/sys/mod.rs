@@ -6,18 +6,26 @@
 //! `&[u8]` over it is ever formed, and a torn or stale word is the worst that a reader can meet.
 
 mod copy;
+mod file_part;
 mod hostmap;
+pub mod inject;
 mod mapping;
 pub(crate) mod membarrier;
 mod pagemap;
+mod process;
 mod reserve;
 mod segv;
 pub(crate) mod socket;
 mod uffd;
 
 pub use copy::{copy_from_words, copy_to_words, is_zero, read_bytes, write_bytes};
+pub use file_part::FilePart;
 pub use hostmap::{HostMap, HostPiece};
+pub(crate) use hostmap::{bytes_of, pages_touched};
 pub use mapping::{Backing, HUGE_PAGE_BYTES, Mapping, base_page_bytes};
 pub use pagemap::{Categories, Pagemap, Query, RegionBuffer};
+pub(crate) use process::{Area, Entries};
+pub use process::{Process, ProcessMap, ProcessMapError, ProcessMapping};
+pub(crate) use reserve::Access;
 pub use segv::{SLOTS as WRITE_WATCHES_MAX, WriteWatch};
 pub use uffd::{UffdMode, Userfaultfd};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `PAGEMAP_SCAN` (Linux 6.7 and later): which pages of this process are present, swapped out, or
+//! `PAGEMAP_SCAN` (Linux 6.7 and later): which pages of a process are present, swapped out, or
 //! written since they were write-protected; and write-protecting those in the same step.
 //!
 //! Numbers and layouts are those of `include/uapi/linux/fs.h`.
@@ -9,9 +9,13 @@ use std::fs::File;
 use std::io;
 use std::ops::{BitOr, Range};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 
+use super::mapping::base_page_bytes;
+use super::process::Process;
 use crate::limits;
 
 /// Entries that one call can return. The kernel fills 512 at a time, whatever the caller offers.
@@ -133,7 +137,7 @@ impl std::fmt::Debug for RegionBuffer {
     }
 }
 
-/// This process's page map.
+/// The page map of this process or another one.
 #[derive(Debug)]
 pub struct Pagemap {
     file: File,
@@ -145,7 +149,30 @@ impl Pagemap {
     /// # Errors
     /// If `/proc` is not there or not readable, or the kernel has no `PAGEMAP_SCAN`.
     pub fn open() -> io::Result<Self> {
-        let map = Self { file: File::open("/proc/self/pagemap")? };
+        Self::at(Path::new("/proc/self/pagemap"))
+    }
+
+    /// The same of another process. It stays the one of the memory that the process has now, even
+    /// if it starts another program.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); also if the process has ended or may not be looked at.
+    pub fn of(process: &Process) -> io::Result<Self> {
+        let map = Self::at(&process.proc("pagemap"))?;
+        if process.is_alive() { Ok(map) } else { Err(Errno::ESRCH.into()) }
+    }
+
+    /// Whether the memory is still there: a process that has ended, or has started another
+    /// program, has lost it. `address` is any of it.
+    pub(crate) fn is_alive(&self, address: usize) -> bool {
+        let entry = size_of::<u64>();
+        let offset = (address / base_page_bytes() * entry) as u64;
+        // The kernel finds nothing to read where no memory is left (`pagemap_read`).
+        matches!(self.file.read_at(&mut [0; size_of::<u64>()], offset), Ok(read) if read == entry)
+    }
+
+    fn at(path: &Path) -> io::Result<Self> {
+        let map = Self { file: File::open(path)? };
         // An empty range at address 0 asks only whether the kernel knows the call.
         let query = Query { any_of: Categories::PRESENT, ..Query::default() };
         map.call(0..0, query, &mut RegionBuffer::new())?;

@@ -15,11 +15,20 @@ use super::mapping::HUGE_PAGE_BYTES;
 pub(super) enum Content<'a> {
     /// Anonymous private memory, with extra flags.
     Anonymous(MapFlags),
-    /// A file, shared, from its start.
-    File(BorrowedFd<'a>),
+    /// A file, shared, from an offset on.
+    File(BorrowedFd<'a>, u64, Access),
 }
 
-/// Maps `bytes` (a multiple of the huge page) readable and writable at an address that is a
+/// What may be done with a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    /// Reading.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+/// Maps `bytes` (a multiple of the huge page) readable, and writable if asked, at an address that is a
 /// multiple of the huge page. Nothing is committed.
 pub(super) fn map_aligned(bytes: usize, content: &Content<'_>) -> io::Result<NonNull<u8>> {
     let too_large = || io::Error::from(io::ErrorKind::OutOfMemory);
@@ -42,10 +51,13 @@ pub(super) fn map_aligned(bytes: usize, content: &Content<'_>) -> io::Result<Non
             // else knows of.
             unsafe { mmap_anonymous(at, length, rw, flags) }
         }
-        Content::File(file) => {
+        Content::File(file, offset, access) => {
             let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
+            let access = if *access == Access::Read { ProtFlags::PROT_READ } else { rw };
+            // Past the last file offset the kernel refuses.
+            let offset = i64::try_from(*offset).unwrap_or(i64::MAX);
             // SAFETY: as above.
-            unsafe { mmap(at, length, rw, flags, file, 0) }
+            unsafe { mmap(at, length, access, flags, file, offset) }
         }
     };
     if let Err(refused) = mapped {

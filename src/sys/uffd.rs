@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 const UFFD_API: u64 = 0xaa;
-const UFFD_USER_MODE_ONLY: libc::c_int = 1;
+pub(super) const UFFD_USER_MODE_ONLY: libc::c_int = 1;
 const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
 const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 const FEATURE_WP_ASYNC: u64 = 1 << 15;
@@ -89,24 +89,42 @@ impl Userfaultfd {
     /// # Errors
     /// If the kernel has no userfaultfd, forbids it, or lacks a feature (the error says which).
     pub fn open(mode: UffdMode) -> io::Result<Self> {
+        Self::check(mode)?;
+        let (fd, user_only) = Self::create(mode)?;
+        handshake(&fd, FEATURES)?;
+        Ok(Self { fd, user_only })
+    }
+
+    /// Takes over a fresh one that another process opened: it acts on the memory of that process.
+    ///
+    /// # Errors
+    /// If it is no userfaultfd, somebody has used it already, or the kernel lacks a feature.
+    pub(super) fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        handshake(&fd, FEATURES)?;
+        Ok(Self { fd, user_only: true })
+    }
+
+    /// Whether the kernel has what is needed here.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn check(mode: UffdMode) -> io::Result<()> {
         // The kernel accepts the handshake once for each descriptor, and refuses it with EINVAL
         // if a feature is missing: ask a throw-away descriptor what there is.
         let (probe, _) = Self::create(mode)?;
         let missing = FEATURES & !handshake(&probe, 0)?;
-        if missing != 0 {
-            let names = [
-                (FEATURE_WP_HUGETLBFS_SHMEM, "WP_HUGETLBFS_SHMEM"),
-                (FEATURE_WP_UNPOPULATED, "WP_UNPOPULATED"),
-                (FEATURE_WP_ASYNC, "WP_ASYNC"),
-            ];
-            let names: Vec<_> =
-                names.iter().filter(|(bit, _)| missing & bit != 0).map(|(_, name)| *name).collect();
-            let why = format!("userfaultfd lacks {}", names.join(", "));
-            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        if missing == 0 {
+            return Ok(());
         }
-        let (fd, user_only) = Self::create(mode)?;
-        handshake(&fd, FEATURES)?;
-        Ok(Self { fd, user_only })
+        let names = [
+            (FEATURE_WP_HUGETLBFS_SHMEM, "WP_HUGETLBFS_SHMEM"),
+            (FEATURE_WP_UNPOPULATED, "WP_UNPOPULATED"),
+            (FEATURE_WP_ASYNC, "WP_ASYNC"),
+        ];
+        let names: Vec<_> =
+            names.iter().filter(|(bit, _)| missing & bit != 0).map(|(_, name)| *name).collect();
+        let why = format!("userfaultfd lacks {}", names.join(", "));
+        Err(io::Error::new(io::ErrorKind::Unsupported, why))
     }
 
     /// Whether it was opened for faults from user mode only.
@@ -115,7 +133,7 @@ impl Userfaultfd {
         self.user_only
     }
 
-    /// Registers an address range of this process for write protection. Nothing is protected yet.
+    /// Registers an address range of the process that opened it for write protection. Nothing is protected yet.
     ///
     /// # Errors
     /// If the range is not page-aligned (huge-page-aligned for hugetlb), not mapped, of a kind

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Tests of the tracker of other processes, over memory of a child that writes when it is told.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use super::conformance::{self, Rig, TrackedMemory, Traits};
+use super::{DirtyError, DirtyTracker, ProcessTracker};
+use crate::bitmap::DenseBitmap;
+use crate::memory::{MapOptions, MappedMemory, PageReader, ProcessMemory};
+use crate::region::{Region, RegionTable};
+use crate::sys::{Backing, FilePart, Process, ProcessMap};
+use crate::units::{GuestAddress, PageIndex, PageRun, PageSize};
+
+const PUPPET: &str = "PRECOPY_TEST_PUPPET";
+const SHM: &str = "shm";
+
+/// Not a test by itself: the child of the others. It maps memory as its variable says, tells where,
+/// and then does what lines of its standard input tell.
+#[test]
+fn puppet() {
+    let Ok(orders) = std::env::var(PUPPET) else { return };
+    let mut words = orders.split(' ');
+    let kind = words.next().unwrap();
+    let regions: Vec<_> = words
+        .map(|word| {
+            let (start, pages) = word.split_once(':').unwrap();
+            let start = GuestAddress::new(start.parse().unwrap());
+            Region { start, pages: pages.parse().unwrap() }
+        })
+        .collect();
+    let table = RegionTable::new(PageSize::BASE, &regions).unwrap();
+    let memory = make(kind, table);
+    let addresses = memory.host().maps().iter().map(|map| map.addresses().start.to_string());
+    say(&addresses.collect::<Vec<_>>().join(" "));
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let words: Vec<u64> = line.split(' ').skip(1).map(|word| word.parse().unwrap()).collect();
+        let page = || PageIndex::new(words[0]);
+        match line.as_bytes()[0] {
+            b'w' => {
+                let slot = usize::try_from(words[1]).unwrap();
+                memory.store_u64(page(), slot * 8, words[2]).unwrap();
+            }
+            // Writes a range of pages.
+            b'W' => {
+                for page in words[0]..words[1] {
+                    memory.store_u64(PageIndex::new(page), 0, words[2]).unwrap();
+                }
+            }
+            b'r' => {
+                let slot = usize::try_from(words[1]).unwrap();
+                say(&memory.load_u64(page(), slot * 8).unwrap().to_string());
+                continue;
+            }
+            b'd' | b'g' => {
+                for piece in memory.host().pieces(PageRun::from_range(words[0]..words[1])) {
+                    let discard = line.as_bytes()[0] == b'd';
+                    let done = if discard {
+                        piece.map.discard(piece.bytes)
+                    } else {
+                        piece.map.drop_pages(piece.bytes)
+                    };
+                    done.unwrap();
+                }
+            }
+            what => panic!("{what}"),
+        }
+        say("ok");
+    }
+}
+
+/// A line that the tests' own harness does not write.
+fn say(what: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n@{what}").unwrap();
+    out.flush().unwrap();
+}
+
+fn make(kind: &str, table: RegionTable) -> MappedMemory {
+    match kind {
+        "memfd" => MappedMemory::new(table, MapOptions::new(Backing::Memfd)),
+        SHM => {
+            let path = format!("/dev/shm/precopy-test-{}", std::process::id());
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create_new(true).open(&path).unwrap();
+            std::fs::remove_file(path).unwrap();
+            file.set_len(table.bytes()).unwrap();
+            let mut parts = Vec::new();
+            for region in 0..table.regions().len() {
+                let run = table.region_run(region).unwrap();
+                let offset = run.start().get() << PageSize::BASE.log2();
+                let file = file.try_clone().unwrap();
+                parts.push(FilePart::new(file, offset, run.bytes(PageSize::BASE)).unwrap());
+            }
+            MappedMemory::of_files(table, parts)
+        }
+        _ => MappedMemory::new(table, MapOptions::new(Backing::Anonymous)),
+    }
+    .unwrap()
+}
+
+/// A child, and how to make it write.
+struct Puppet {
+    child: Child,
+    lines: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
+    map: Arc<ProcessMap>,
+    memory: ProcessMemory,
+}
+
+impl Puppet {
+    fn start(kind: &str, table: &RegionTable) -> Self {
+        let regions =
+            table.regions().iter().map(|region| format!("{}:{}", region.start.get(), region.pages));
+        let regions = regions.collect::<Vec<_>>().join(" ");
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "dirty::process_tests::puppet", "--nocapture", "--quiet"])
+            .env(PUPPET, format!("{kind} {regions}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let places = hear(&mut output);
+        let starts = places.split(' ').map(|place| place.parse::<usize>().unwrap());
+        let parts: Vec<_> = starts
+            .zip(table.regions())
+            .map(|(start, region)| {
+                (
+                    region.start,
+                    start..start + PageRun::from_range(0..region.pages).bytes(PageSize::BASE),
+                )
+            })
+            .collect();
+        let process = Arc::new(Process::open(child.id()).unwrap());
+        let map = Arc::new(ProcessMap::new(process, PageSize::BASE, &parts).unwrap());
+        let memory = ProcessMemory::new(Arc::clone(&map));
+        Self { child, lines: Mutex::new((input, output)), map, memory }
+    }
+
+    fn tell(&self, order: &str) -> String {
+        let mut lines = self.lines.lock().unwrap();
+        let (input, output) = &mut *lines;
+        writeln!(input, "{order}").unwrap();
+        hear(output)
+    }
+
+    fn write(&self, pages: impl IntoIterator<Item = u64>, value: u64) {
+        for page in pages {
+            self.tell(&format!("w {page} 0 {value}"));
+        }
+    }
+
+    fn tracker(&self) -> ProcessTracker {
+        ProcessTracker::attach(Arc::clone(&self.map)).unwrap()
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn hear(output: &mut BufReader<ChildStdout>) -> String {
+    loop {
+        let mut line = String::new();
+        assert!(output.read_line(&mut line).unwrap() > 0, "the child has ended");
+        if let Some(said) = line.strip_prefix('@') {
+            return said.trim_end().to_owned();
+        }
+    }
+}
+
+impl TrackedMemory for Puppet {
+    fn store(&self, page: PageIndex, slot: usize, value: u64) {
+        self.tell(&format!("w {} {slot} {value}", page.get()));
+    }
+
+    fn load(&self, page: PageIndex, slot: usize) -> u64 {
+        let mut copy = vec![0; 4096];
+        self.memory.read_run(PageRun::new(page, 1), &mut copy).unwrap();
+        u64::from_ne_bytes(copy[slot * 8..slot * 8 + 8].try_into().unwrap())
+    }
+}
+
+struct PuppetRig {
+    tracker: ProcessTracker,
+    puppet: Puppet,
+}
+
+impl PuppetRig {
+    fn new(kind: &str, table: &RegionTable) -> Self {
+        let puppet = Puppet::start(kind, table);
+        Self { tracker: puppet.tracker(), puppet }
+    }
+}
+
+impl Rig for PuppetRig {
+    fn parts(&mut self) -> (&mut dyn DirtyTracker, &dyn TrackedMemory) {
+        (&mut self.tracker, &self.puppet)
+    }
+}
+
+/// Whether other processes can be attached to here; says so if not.
+fn can_attach() -> bool {
+    let table = RegionTable::single(PageSize::BASE, 1).unwrap();
+    let puppet = Puppet::start("anonymous", &table);
+    match ProcessTracker::attach(Arc::clone(&puppet.map)) {
+        Ok(_) => true,
+        Err(why) => {
+            println!("SKIPPED: {why}");
+            false
+        }
+    }
+}
+
+fn harvest(tracker: &mut dyn DirtyTracker) -> BTreeSet<u64> {
+    let mut set = DenseBitmap::new(tracker.pages());
+    tracker.harvest(&mut set).unwrap();
+    set.runs().flat_map(PageRun::iter).map(PageIndex::get).collect()
+}
+
+fn conforms(kind: &str) {
+    if can_attach() {
+        let traits = Traits::exact().with_peek().with_clear().with_slow_stores();
+        conformance::check(|table| PuppetRig::new(kind, table), traits);
+    }
+}
+
+#[test]
+fn process_conforms_on_anonymous_memory() {
+    conforms("anonymous");
+}
+
+#[test]
+fn process_conforms_on_memfd() {
+    conforms("memfd");
+}
+
+#[test]
+fn process_conforms_on_shared_memory_files() {
+    conforms(SHM);
+}
+
+#[test]
+fn a_process_that_ends_is_an_error() {
+    if !can_attach() {
+        return;
+    }
+    let table = RegionTable::single(PageSize::BASE, 100).unwrap();
+    for kind in ["anonymous", "memfd", SHM] {
+        let mut puppet = Puppet::start(kind, &table);
+        let mut tracker = puppet.tracker();
+        tracker.arm().unwrap();
+        puppet.write([7], 1);
+        assert_eq!(harvest(&mut tracker), BTreeSet::from([7]));
+        puppet.child.kill().unwrap();
+        puppet.child.wait().unwrap();
+        let gone = tracker.harvest(&mut DenseBitmap::new(100));
+        assert!(matches!(gone, Err(DirtyError::Gone { .. })), "{kind}: {gone:?}");
+        tracker.disarm().unwrap();
+        assert!(matches!(tracker.arm(), Err(DirtyError::Gone { .. })), "{kind}");
+        assert!(ProcessTracker::attach(Arc::clone(&puppet.map)).is_err());
+        let mut page = vec![0; 4096];
+        assert!(puppet.memory.read_run(PageRun::from_range(0..1), &mut page).is_err());
+    }
+}
