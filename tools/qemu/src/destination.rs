@@ -11,6 +11,7 @@ use precopy::units::Throttle;
 use serde_json::{Value, json};
 
 use crate::error::QemuError;
+use crate::guard::{Guard, Stage};
 use crate::machine::status;
 use crate::process::QemuProcess;
 use crate::source::{RUN_TIMEOUT, SharedQmp, pause};
@@ -29,6 +30,7 @@ pub struct DestinationGuest {
     qmp: SharedQmp,
     process: QemuProcess,
     kept: Kept,
+    guard: Option<Guard>,
     imported: bool,
 }
 
@@ -48,13 +50,18 @@ impl Kept {
 }
 
 impl DestinationGuest {
-    /// Prepares a QEMU for a guest.
+    /// Prepares a QEMU for a guest. A guard puts it right if this process dies.
     ///
     /// # Errors
     /// [`QemuError`] if it does not wait for one any more.
-    pub fn new(qmp: SharedQmp, process: QemuProcess, kept: Kept) -> Result<Self, QemuError> {
+    pub fn new(
+        qmp: SharedQmp,
+        process: QemuProcess,
+        kept: Kept,
+        guard: Option<Guard>,
+    ) -> Result<Self, QemuError> {
         state::expect(&mut qmp.lock())?;
-        Ok(Self { qmp, process, kept, imported: false })
+        Ok(Self { qmp, process, kept, guard, imported: false })
     }
 
     /// Whether its guest runs; `None` if QEMU does not say.
@@ -115,6 +122,9 @@ impl GuestControl for DestinationGuest {
     }
 
     fn import_state(&mut self, state: Bytes) -> Result<(), GuestError> {
+        if let Some(guard) = &mut self.guard {
+            guard.tell(Stage::Importing);
+        }
         self.imported = true;
         let done = state::import(&mut self.qmp.lock(), &state);
         done.map_err(|error| GuestError::because("take its device state", error))?;
@@ -136,6 +146,9 @@ impl Drop for DestinationGuest {
         if self.imported && !self.kept.is_kept() && !self.end() {
             let pid = self.process.pid();
             tracing::error!(pid, "QEMU holds a guest that must not run here, and does not end");
+        }
+        if let Some(guard) = self.guard.take() {
+            guard.dismiss();
         }
     }
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A second process that lets a stopped guest go on if the one that stopped it dies.
+//! A second process that puts a QEMU right if the one that was moving its guest dies.
 //!
 //! The guard reads on a pipe how far its owner is, and acts when the pipe ends without a
 //! farewell. What the owner writes is in the pipe before it goes on, so the guard never believes
-//! less than what was done: before Commit was tried the guest goes on at the source; after it,
-//! only if the destination says that it never committed (R4).
+//! less than what was done. At the source: before Commit was tried the guest goes on; after it,
+//! only if the destination says that it never committed (R4). At the destination: a QEMU that
+//! took the device state is ended, unless the journal says that the guest was committed: then
+//! it is started, which is what the owner was about to do.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 use precopy::wire::Fate;
 
 use crate::error::QemuError;
-use crate::qmp::Qmp;
+use crate::qmp::{Qmp, QmpError};
 use crate::source::go_on;
 
 /// Longest time for QEMU to notice that its last client is gone and to greet the guard.
@@ -28,7 +30,7 @@ const END_INTERVAL: Duration = Duration::from_millis(2);
 /// Longest line of an owner, in bytes.
 const LINE_BYTES_MAX: u64 = 64;
 
-/// How far a source is.
+/// How far an owner is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Stage {
@@ -38,18 +40,22 @@ pub enum Stage {
     Stopping,
     /// Commit is being tried: it may run at the destination.
     Committing,
+    /// At a destination: QEMU takes the device state, or has.
+    Importing,
     /// The owner knows how it ended.
     Over,
 }
 
 impl Stage {
-    const ALL: [Self; 4] = [Self::Running, Self::Stopping, Self::Committing, Self::Over];
+    const ALL: [Self; 5] =
+        [Self::Running, Self::Stopping, Self::Committing, Self::Importing, Self::Over];
 
     fn word(self) -> &'static str {
         match self {
             Self::Running => "running",
             Self::Stopping => "stopping",
             Self::Committing => "committing",
+            Self::Importing => "importing",
             Self::Over => "over",
         }
     }
@@ -123,6 +129,10 @@ pub enum Watched {
     InDoubt,
     /// The guest should go on here and does not.
     Stuck(QemuError),
+    /// At a destination: the owner died before it started a guest that was committed; it runs.
+    Started,
+    /// At a destination: the owner died with a guest that never will be committed; QEMU was ended.
+    Ended,
 }
 
 /// Reads how far the owner is until it is gone, and mends what it left. `ask` asks the
@@ -131,13 +141,37 @@ pub fn watch(input: impl Read, qmp: &Path, ask: &mut dyn FnMut() -> Fate) -> Wat
     let again = || Qmp::connect_within(qmp, CONNECT_TIMEOUT).map_err(Into::into);
     let go_on = || again().and_then(|mut qmp| go_on(&mut qmp));
     match last_stage(input) {
-        Stage::Running | Stage::Over => Watched::Nothing,
+        Stage::Running | Stage::Importing | Stage::Over => Watched::Nothing,
         Stage::Stopping => go_on().map_or_else(Watched::Stuck, |()| Watched::WentOn),
         Stage::Committing => match ask() {
             Fate::Committed => Watched::HandedOver,
             Fate::NeverCommitted => go_on().map_or_else(Watched::Stuck, |()| Watched::Refused),
             Fate::Unknown => Watched::InDoubt,
         },
+    }
+}
+
+/// The same at a destination. `ask` asks the journal what became of the migration.
+pub fn watch_destination(input: impl Read, qmp: &Path, ask: &mut dyn FnMut() -> Fate) -> Watched {
+    if matches!(last_stage(input), Stage::Running | Stage::Over) {
+        return Watched::Nothing;
+    }
+    let connect = || Qmp::connect_within(qmp, CONNECT_TIMEOUT);
+    match ask() {
+        Fate::Committed => connect()
+            .map_err(Into::into)
+            .and_then(|mut qmp| go_on(&mut qmp))
+            .map_or_else(Watched::Stuck, |()| Watched::Started),
+        // One that is gone already has ended as it should.
+        Fate::NeverCommitted => match connect() {
+            Ok(mut qmp) => match qmp.execute("quit", serde_json::Value::Null) {
+                Ok(_) | Err(QmpError::Closed { .. }) => Watched::Ended,
+                Err(error) => Watched::Stuck(error.into()),
+            },
+            Err(QmpError::Connect { .. }) => Watched::Ended,
+            Err(error) => Watched::Stuck(error.into()),
+        },
+        Fate::Unknown => Watched::InDoubt,
     }
 }
 
@@ -196,6 +230,18 @@ mod tests {
         assert!(matches!(after(committing, Fate::Unknown), Watched::InDoubt));
         assert!(matches!(after(committing, Fate::NeverCommitted), Watched::Stuck(_)));
         assert_eq!(asked, 3);
+    }
+
+    #[test]
+    fn only_the_journal_decides_about_a_guest_that_came() {
+        let nowhere = Path::new("/nonexistent/qmp");
+        let after =
+            |text: &str, fate: Fate| watch_destination(text.as_bytes(), nowhere, &mut || fate);
+        assert!(matches!(after("", Fate::Unknown), Watched::Nothing));
+        assert!(matches!(after("importing\nover\n", Fate::Unknown), Watched::Nothing));
+        assert!(matches!(after("importing\n", Fate::Unknown), Watched::InDoubt));
+        assert!(matches!(after("importing\n", Fate::Committed), Watched::Stuck(_)));
+        assert!(matches!(after("importing\n", Fate::NeverCommitted), Watched::Ended));
     }
 
     #[test]

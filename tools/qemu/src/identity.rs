@@ -38,8 +38,11 @@ impl Identity {
     /// Of a machine.
     #[must_use]
     pub fn of(machine: &Machine) -> Self {
-        let devices: Vec<_> =
-            machine.devices.iter().map(|device| format!("{}={}", device.path, device.kind)).collect();
+        let devices: Vec<_> = machine
+            .devices
+            .iter()
+            .map(|device| format!("{}={}", device.path, device.kind))
+            .collect();
         Self {
             version: format!("{}.{}", machine.version.major, machine.version.minor),
             machine: machine.kind.clone(),

@@ -25,8 +25,14 @@ const DEVICES: &[(&str, &str)] = &[
 ];
 
 /// Capabilities of QEMU's migration under which its device state cannot travel as bytes.
-const CAPABILITIES: &[&str] =
-    &["x-colo", "multifd", "postcopy-ram", "background-snapshot", "block", "pause-before-switchover"];
+const CAPABILITIES: &[&str] = &[
+    "x-colo",
+    "multifd",
+    "postcopy-ram",
+    "background-snapshot",
+    "block",
+    "pause-before-switchover",
+];
 
 /// One reason against it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -102,7 +108,9 @@ impl Machine {
         if self.other_memory_bytes > OTHER_MEMORY_MAX {
             all.push(format!(
                 "{} MiB of video memory and the like would have to be sent while the guest stands \
-                 still; at most {} MiB are", self.other_memory_bytes >> 20, OTHER_MEMORY_MAX >> 20
+                 still; at most {} MiB are",
+                self.other_memory_bytes >> 20,
+                OTHER_MEMORY_MAX >> 20
             ));
         }
         all.into_iter().map(|text| Obstacle { text }).collect()
@@ -122,7 +130,8 @@ impl Machine {
             )),
             (Role::Destination, _) => Some(format!(
                 "it does not wait for a guest but is {status}; start one with -incoming defer and \
-                 {}", ADVICE.strip_prefix("start QEMU with ").unwrap_or(ADVICE)
+                 {}",
+                ADVICE.strip_prefix("start QEMU with ").unwrap_or(ADVICE)
             )),
         }
     }
@@ -208,10 +217,9 @@ mod tests {
         let mut machine = machine();
         "completed".clone_into(&mut machine.migration);
         machine.capabilities_on = vec!["events".to_owned(), "return-path".to_owned()];
-        machine.devices.push(Device {
-            path: "peripheral/net0".to_owned(),
-            kind: "virtio-net-pci".to_owned(),
-        });
+        machine
+            .devices
+            .push(Device { path: "peripheral/net0".to_owned(), kind: "virtio-net-pci".to_owned() });
         machine.other_memory_bytes = 17 << 20;
         assert_eq!(machine.obstacles(Role::Source), []);
     }

@@ -156,10 +156,8 @@ mod tests {
         let file = File::from(file);
         file.set_len(bytes).unwrap();
         let part = precopy::sys::FilePart::new(file, 0, bytes as usize).unwrap();
-        let table = precopy::region::RegionTable::single(
-            precopy::units::PageSize::BASE,
-            bytes / 4096,
-        );
+        let table =
+            precopy::region::RegionTable::single(precopy::units::PageSize::BASE, bytes / 4096);
         let memory = precopy::memory::MappedMemory::of_files(table.unwrap(), vec![part]).unwrap();
         let own = QemuProcess::open(std::process::id()).unwrap();
         let ours = |bytes| {

@@ -112,7 +112,8 @@ impl Ram {
         };
         let file = process.open_mapped(&self.mapped, write);
         let file = file.map_err(failed("open the RAM file of"))?;
-        let kind = fstatfs(&file).map_err(|errno| failed("look at the RAM file of")(errno.into()))?;
+        let kind =
+            fstatfs(&file).map_err(|errno| failed("look at the RAM file of")(errno.into()))?;
         let why = match kind.filesystem_type() {
             HUGETLBFS_MAGIC => "it is made of huge pages",
             TMPFS_MAGIC => return Ok(file),

@@ -149,9 +149,8 @@ fn try_to_go_on(qmp: &mut Qmp) -> Result<(), QemuError> {
     qmp.execute_within("cont", Value::Null, RUN_TIMEOUT)?;
     match &*status(qmp)? {
         "running" => settled,
-        other => Err(QemuError::DeviceState {
-            what: "start QEMU again",
-            why: format!("it is {other}"),
-        }),
+        other => {
+            Err(QemuError::DeviceState { what: "start QEMU again", why: format!("it is {other}") })
+        }
     }
 }

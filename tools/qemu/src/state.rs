@@ -128,7 +128,8 @@ fn set_capabilities(qmp: &mut Qmp, wanted: &[(&str, bool)]) -> Result<(), QmpErr
 /// Gives QEMU one end of a socket and keeps the other.
 fn hand_over_socket(qmp: &mut Qmp) -> Result<UnixStream, QemuError> {
     let system = |what| move |source| QemuError::System { what, source };
-    let (ours, theirs) = UnixStream::pair().map_err(system("make a socket for the device state"))?;
+    let (ours, theirs) =
+        UnixStream::pair().map_err(system("make a socket for the device state"))?;
     let time = Some(STATE_TIMEOUT);
     let limited = ours.set_read_timeout(time).and_then(|()| ours.set_write_timeout(time));
     limited.map_err(system("limit the time for the device state"))?;

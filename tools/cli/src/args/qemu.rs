@@ -152,13 +152,16 @@ pub(crate) struct ReleaseArgs {
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct GuardArgs {
-    /// Control socket of the QEMU that is being sent
+    /// Control socket of the QEMU whose guest is being moved
     #[arg(long)]
     pub(crate) qmp: PathBuf,
-    /// Where the destination listens
-    #[arg(long)]
-    pub(crate) to: String,
     /// The migration
     #[arg(long)]
     pub(crate) id: String,
+    /// At a source: where the destination listens
+    #[arg(long, conflicts_with = "journal")]
+    pub(crate) to: Option<String>,
+    /// At a destination: its journal, if it has one
+    #[arg(long)]
+    pub(crate) journal: Option<PathBuf>,
 }

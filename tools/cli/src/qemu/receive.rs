@@ -20,6 +20,7 @@ use qemu::process::QemuProcess;
 use qemu::release::{Standing, standing};
 use qemu::source::SharedQmp;
 
+use super::guard;
 use crate::args::QemuReceiveArgs;
 use crate::exit::Exit;
 use crate::lines::Line;
@@ -153,7 +154,11 @@ impl Destination<'_> {
         let ram = ram.ok_or_else(|| refused("it has no RAM to be filled".to_owned()))?;
         let memory = empty_memory(ram, &self.process)
             .map_err(|error| GuestError::because("get its memory", error))?;
-        let guest = DestinationGuest::new(self.qmp.clone(), self.process.clone(), kept)
+        let journal = self.args.journal.as_deref().map(|path| ("--journal", path.as_os_str()));
+        let guard = guard::start(&self.args.qmp, hello.migration_id, journal)
+            .map_err(|error| GuestError::because("be guarded", error))?;
+        let (qmp, process) = (self.qmp.clone(), self.process.clone());
+        let guest = DestinationGuest::new(qmp, process, kept, Some(guard))
             .map_err(|error| GuestError::because("be prepared for", error))?;
         Ok(CreatedGuest { memory: Arc::new(memory), guest: Box::new(guest) })
     }

@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `precopy qemu send`: migrates the guest of a running QEMU.
 
-use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::Context;
 use precopy::engine::{self, SourceParts};
 use precopy::report::{Outcome, Report};
 use precopy::transport::{TcpConnector, TcpOptions};
-use precopy::units::MigrationId;
 use qemu::attach::Attached;
-use qemu::guard::Guard;
 use qemu::identity::Identity;
 use qemu::machine::Machine;
 use qemu::obstacle::Role;
 use qemu::source::{SharedQmp, SourceGuest};
 use serde_json::Value;
 
-use super::release;
+use super::{guard, release};
 use crate::args::{QemuSendArgs, TrackerName};
 use crate::exit::{Exit, usage};
 use crate::plan::MigrationPlan;
@@ -43,7 +40,8 @@ pub(crate) fn run(args: &QemuSendArgs) -> anyhow::Result<Exit> {
     say(&format!("{machine}: {} of RAM", show::bytes(ram.bytes)));
     let mut attached = Attached::new(ram, &process)?;
     let options = plan.options_for(Identity::of(&machine).describe());
-    let guard = guard(args, options.migration_id)?;
+    let id = options.migration_id;
+    let guard = guard::start(&args.qmp, id, Some(("--to", args.to.as_ref())))?;
     let qmp = SharedQmp::new(qmp);
     let mut guest = SourceGuest::new(qmp.clone(), Some(guard));
     say(&format!("Migrating to {}", args.to));
@@ -89,15 +87,6 @@ fn facts(machine: &Machine) -> GuestFacts {
         backing: "qemu",
         config: machine.to_string(),
     }
-}
-
-/// A second process that lets the guest go on if this one is killed.
-fn guard(args: &QemuSendArgs, id: MigrationId) -> anyhow::Result<Guard> {
-    let program = std::env::current_exe().context("Where is this program?")?;
-    let mut command = Command::new(program);
-    command.args(["qemu", "guard", "--to", &args.to, "--id", &id.to_string(), "--qmp"]);
-    command.arg(&args.qmp);
-    Guard::start(&mut command).context("Could not start the guard")
 }
 
 /// What became of the guest, and of QEMU here.

@@ -7,6 +7,7 @@ mod demo;
 mod pair;
 mod paper;
 mod predict;
+mod qemu;
 mod replay;
 mod simulate;
 mod support;

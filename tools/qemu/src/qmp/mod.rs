@@ -339,12 +339,7 @@ impl Qmp {
     }
 
     /// The next line, before `until`.
-    fn line(
-        &mut self,
-        command: &str,
-        until: Instant,
-        time: Duration,
-    ) -> Result<Vec<u8>, QmpError> {
+    fn line(&mut self, command: &str, until: Instant, time: Duration) -> Result<Vec<u8>, QmpError> {
         let mut chunk = [0; 16 << 10];
         loop {
             match self.lines.next() {
