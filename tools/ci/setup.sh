@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # Installs what the deeper tests need and a plain Debian with Rust may lack: a linker and C++
 # compiler (fuzz targets), iproute2 (tests in network namespaces), git (planted faults), Chromium
-# with a font (the report's page). Installs nothing that is there.
+# with a font (the report's page), QEMU. Installs nothing that is there.
 set -euo pipefail
 
 missing=()
@@ -11,6 +11,7 @@ need cc gcc
 need c++ g++
 need ip iproute2
 need git git
+need as binutils
 need cargo cargo-is-missing
 if printf '%s\n' "${missing[@]-}" | grep -q cargo-is-missing; then
     echo "cargo is missing: install Rust (https://rustup.rs) first"
@@ -23,11 +24,14 @@ browser=
 for name in chromium chromium-browser google-chrome; do
     if [ -n "${CHROMIUM:-}" ] || command -v "$name" >/dev/null; then browser=there; fi
 done
-if [ ${#missing[@]} -eq 0 ] && [ -n "$browser" ]; then
+qemu=
+if command -v qemu-system-x86_64 >/dev/null; then qemu=there; fi
+if [ ${#missing[@]} -eq 0 ] && [ "$browser$qemu" = therethere ]; then
     echo "nothing is missing"
     exit 0
 fi
 [ -n "$browser" ] || echo "missing: chromium"
+[ -n "$qemu" ] || echo "missing: qemu-system-x86"
 [ ${#missing[@]} -eq 0 ] || echo "missing: ${missing[*]}"
 if ! command -v apt-get >/dev/null; then
     echo "no apt-get here: install them by hand"
@@ -41,6 +45,11 @@ $sudo apt-get update -q
 export DEBIAN_FRONTEND=noninteractive
 if [ ${#missing[@]} -gt 0 ]; then
     $sudo apt-get install -qy --no-install-recommends "${missing[@]}"
+fi
+# Not everywhere to be had: without it the QEMU step says loudly that it was left out.
+if [ -z "$qemu" ] &&
+    ! $sudo apt-get install -qy --no-install-recommends qemu-system-x86; then
+    echo "SKIPPED: QEMU could not be installed: no QEMU will be moved"
 fi
 # Large, and not everywhere to be had: without it one check says loudly that it was left out.
 if [ -z "$browser" ] &&

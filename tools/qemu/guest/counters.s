@@ -292,6 +292,14 @@ set_up_devices:
         out     COM + 1, 0x01
         ret
 
+# Returns from an interrupt without iret, which KVM does not emulate in protected mode, and some
+# nested hosts make it emulate everything. Flags first: another interrupt may come in between.
+        .macro  back
+        pushl   8(%esp)
+        popfl
+        lret    $4
+        .endm
+
 on_tick:
         pushl   %eax
         incl    INFO + I_TICKS
@@ -302,7 +310,7 @@ on_tick:
 1:      movb    $0x20, %al
         outb    %al, $0x20
         popl    %eax
-        iret
+        back
 
 on_byte:
         pushl   %eax
@@ -316,7 +324,7 @@ on_byte:
         outb    %al, $0x20
         popl    %edx
         popl    %eax
-        iret
+        back
 
 stuck:  cli
         movl    $text_stuck, %esi

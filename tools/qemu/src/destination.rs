@@ -143,7 +143,11 @@ impl GuestControl for DestinationGuest {
 
 impl Drop for DestinationGuest {
     fn drop(&mut self) {
-        if self.imported && !self.kept.is_kept() && !self.end() {
+        let unwanted = self.imported && !self.kept.is_kept();
+        if !unwanted && let Err(error) = state::expect_no_more(&mut self.qmp.lock()) {
+            tracing::warn!(%error, "QEMU may leave shared RAM out of its own migrations");
+        }
+        if unwanted && !self.end() {
             let pid = self.process.pid();
             tracing::error!(pid, "QEMU holds a guest that must not run here, and does not end");
         }

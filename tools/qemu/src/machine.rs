@@ -260,6 +260,7 @@ fn backends(qmp: &mut Qmp) -> Result<Vec<Backend>, QmpError> {
             backend.kind = kind;
         }
     }
+    backends.sort_by(|one, other| one.id.cmp(&other.id));
     Ok(backends)
 }
 

@@ -93,6 +93,14 @@ pub(crate) fn expect(qmp: &mut Qmp) -> Result<(), QmpError> {
     set_capabilities(qmp, &on)
 }
 
+/// Undoes [`expect`]: a later migration of QEMU's own must not leave out RAM unnoticed.
+///
+/// # Errors
+/// [`QmpError`].
+pub(crate) fn expect_no_more(qmp: &mut Qmp) -> Result<(), QmpError> {
+    set_capabilities(qmp, &[(IGNORE_SHARED, false), ("late-block-activate", false)])
+}
+
 /// Brings a QEMU back from whatever an export left: cancels what is under way, and turns the
 /// capability off, so that no later migration of QEMU's own leaves out RAM unnoticed.
 ///

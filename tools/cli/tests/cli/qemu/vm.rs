@@ -16,12 +16,15 @@ use std::time::{Duration, Instant};
 use qemu::qmp::Qmp;
 use serde_json::{Value, json};
 
-/// Longest wait for something that takes milliseconds on a quiet machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for something that takes milliseconds on a quiet machine; seconds under nested
+/// KVM.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(5);
 const PAGE: u64 = 4096;
 /// Where `counters.s` puts what the host may look at.
 const INFO: u64 = 0x20_0000;
+/// Where it counts the pages that it has written, in 64 bits.
+pub(crate) const BEATS: u64 = INFO + 24;
 
 /// Whether there is a QEMU here; says so loudly if not.
 pub(crate) fn there_is_a_qemu() -> bool {
@@ -194,6 +197,11 @@ impl Vm {
         self.ram.as_ref().expect("RAM in a file")
     }
 
+    /// Its RAM, once more.
+    pub(crate) fn ram_file(&self) -> File {
+        self.ram().try_clone().unwrap()
+    }
+
     pub(crate) fn info(&self) -> Info {
         let mut bytes = [0; 48];
         self.ram().read_exact_at(&mut bytes, INFO).unwrap();
@@ -272,6 +280,13 @@ impl Vm {
                 return;
             }
         }
+    }
+
+    /// Whether a capability of QEMU's own migration is on.
+    pub(crate) fn has_capability(&mut self, name: &str) -> bool {
+        let all = self.execute("query-migrate-capabilities", Value::Null);
+        let all = all.as_array().unwrap();
+        all.iter().any(|c| c["capability"] == name && c["state"] == true)
     }
 
     /// Sets capabilities of QEMU's own migration.
