@@ -113,7 +113,8 @@ impl QemuProcess {
 pub fn process_of_thread(thread: u32) -> io::Result<u32> {
     let text = fs::read_to_string(format!("/proc/{thread}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Tgid:"));
-    line.and_then(|number| number.trim().parse().ok()).ok_or(io::ErrorKind::InvalidData.into())
+    line.and_then(|number| number.trim().parse().ok())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// A mapping may be split where its pieces differ (in NUMA policy, for instance): pieces that

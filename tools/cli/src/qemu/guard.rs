@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use precopy::engine::{DestinationOptions, Receiver, settle};
@@ -21,6 +21,8 @@ use crate::exit::{Exit, usage};
 const ASK_TIME: Duration = Duration::from_secs(30);
 /// How long a journal is asked through a destination that only answers.
 const JOURNAL_TIME: Duration = Duration::from_secs(5);
+/// How often.
+const JOURNAL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Starts a guard: `more` is a flag and its value that say whom it asks.
 pub(super) fn start(
@@ -51,17 +53,28 @@ pub(crate) fn run(args: &GuardArgs) -> anyhow::Result<Exit> {
         let watched = watch(input, &args.qmp, &mut ask);
         return Ok(source(&args.qmp, (to, id), &watched));
     }
-    let mut ask = || {
-        let asked = args.journal.as_ref().map(|journal| ask_journal(journal, id));
-        asked.and_then(Result::ok).unwrap_or(Fate::Unknown)
-    };
+    let mut ask = || args.journal.as_ref().map_or(Fate::Unknown, |path| ask_journal(path, id));
     let watched = watch_destination(input, &args.qmp, &mut ask);
     Ok(destination(&args.qmp, id, &watched))
 }
 
-/// What a destination with this journal would say, which also writes down what was open. The
-/// owner of the journal is dead.
-fn ask_journal(journal: &Path, id: MigrationId) -> anyhow::Result<Fate> {
+/// What the journal says, whose owner is dying: it may hold the lock for a moment yet.
+fn ask_journal(journal: &Path, id: MigrationId) -> Fate {
+    let until = Instant::now() + JOURNAL_TIME;
+    loop {
+        match try_to_ask(journal, id) {
+            Ok(fate) => return fate,
+            Err(error) if Instant::now() >= until => {
+                eprintln!("The journal cannot be asked: {error:#}");
+                return Fate::Unknown;
+            }
+            Err(_) => std::thread::sleep(JOURNAL_INTERVAL),
+        }
+    }
+}
+
+/// What a destination with this journal would say, which also writes down what was open.
+fn try_to_ask(journal: &Path, id: MigrationId) -> anyhow::Result<Fate> {
     let listener = TcpListener::bind("127.0.0.1:0", TcpOptions::default())?;
     let mut options = DestinationOptions::default();
     options.journal = Some(journal.to_owned());
