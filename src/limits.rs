@@ -96,9 +96,9 @@ pub const PROCESS_FILES_MAX: usize = 1 << 16;
 /// Most threads of another process that are looked at to find one that stops quickly.
 pub const ATTACH_THREADS_MAX: usize = 256;
 /// How long each thread of another process may take to stop before the next one is tried.
-pub const ATTACH_STOP_TIMEOUT: Duration = Duration::from_millis(250);
+pub const ATTACH_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it may take in all to open a userfaultfd in another process.
-pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Most runs of pages in one tick of a trace, and in its list of contents: 64 MiB and 96 MiB in
 /// memory. All pages of 64 GiB are at most twice as many.

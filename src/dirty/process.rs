@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use nix::libc;
@@ -30,7 +31,7 @@ pub struct ProcessTracker {
     scanner: Scanner,
     armed: bool,
     follows: bool,
-    changes: u64,
+    changes: Arc<AtomicU64>,
 }
 
 impl ProcessTracker {
@@ -57,7 +58,7 @@ impl ProcessTracker {
             _ => DirtyError::Unsupported { tracker: NAME, why: format!("PAGEMAP_SCAN: {error}") },
         })?;
         let scanner = Scanner::new(NAME, map.table().clone(), map.areas().to_vec(), pagemap);
-        Ok(Self { map, attachment, scanner, armed: false, follows: false, changes: 0 })
+        Ok(Self { map, attachment, scanner, armed: false, follows: false, changes: Arc::default() })
     }
 
     /// Whether mappings may go and others come in their place while it is armed. If they may,
@@ -69,10 +70,10 @@ impl ProcessTracker {
         self
     }
 
-    /// How often a mapping has changed since arming; see [`follow`](Self::follow).
+    /// Counts how often a mapping was found to have changed; see [`follow`](Self::follow).
     #[must_use]
-    pub fn changes(&self) -> u64 {
-        self.changes
+    pub fn changes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.changes)
     }
 
     /// For how long a thread of the process was stopped to attach.
@@ -116,10 +117,10 @@ impl ProcessTracker {
         work: impl FnOnce(&mut Scanner, super::scan::Mend<'_>) -> Result<T, DirtyError>,
     ) -> Result<T, DirtyError> {
         let (map, attachment, follows) = (&self.map, &self.attachment, self.follows);
-        let changes = &mut self.changes;
+        let changes = &self.changes;
         let mut mend = |area: &Area| {
-            *changes += u64::from(follows);
             if follows {
+                changes.fetch_add(1, Relaxed);
                 register_parts(map, attachment, area)?;
             }
             Ok(follows)
@@ -156,7 +157,6 @@ impl DirtyTracker for ProcessTracker {
     fn arm(&mut self) -> Result<(), DirtyError> {
         self.check_alive()?;
         self.disarm()?;
-        self.changes = 0;
         for area in self.scanner.areas() {
             let registered = if self.follows {
                 register_parts(&self.map, &self.attachment, area)

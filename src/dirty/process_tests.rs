@@ -12,7 +12,9 @@ use super::{DirtyError, DirtyTracker, ProcessTracker};
 use crate::bitmap::DenseBitmap;
 use crate::memory::{MapOptions, MappedMemory, PageReader, ProcessMemory};
 use crate::region::{Region, RegionTable};
-use crate::sys::{Backing, FilePart, Process, ProcessMap};
+use crate::sys::{
+    Backing, Categories, FilePart, Pagemap, Process, ProcessMap, Query, RegionBuffer,
+};
 use crate::units::{GuestAddress, PageIndex, PageRun, PageSize};
 
 const PUPPET: &str = "PRECOPY_TEST_PUPPET";
@@ -269,5 +271,111 @@ fn a_process_that_ends_is_an_error() {
         assert!(ProcessTracker::attach(Arc::clone(&puppet.map)).is_err());
         let mut page = vec![0; 4096];
         assert!(puppet.memory.read_run(PageRun::from_range(0..1), &mut page).is_err());
+    }
+}
+
+/// Reclaim leaves empty entries behind pages that were written, discards leave none: both must be
+/// reported, in full blocks and beside holes, and holes must not.
+#[test]
+fn reclaimed_and_discarded_pages_are_reported() {
+    if !can_attach() {
+        return;
+    }
+    // Not a whole number of blocks, so that the last one goes past the region's end.
+    let (pages, filled) = (9 * 512 + 77, 7 * 512 + 30);
+    let table = RegionTable::single(PageSize::BASE, pages).unwrap();
+    for kind in ["anonymous", "memfd", SHM] {
+        let puppet = Puppet::start(kind, &table);
+        puppet.tell(&format!("W 0 {filled} 1"));
+        let mut populated = DenseBitmap::new(pages);
+        puppet.memory.populated(&mut populated).unwrap();
+        assert_eq!(populated.count(), filled, "{kind}");
+        let mut tracker = puppet.tracker();
+        tracker.arm().unwrap();
+        assert_eq!(harvest(&mut tracker), BTreeSet::new(), "{kind}");
+        let written = (100..900).chain(filled - 9..filled + 9).chain([pages - 1]).collect();
+        puppet.tell("W 100 900 2");
+        puppet.tell(&format!("W {} {} 2", filled - 9, filled + 9));
+        puppet.write([pages - 1], 2);
+        if kind == "anonymous" {
+            assert_eq!(harvest(&mut tracker), written);
+        } else {
+            puppet.tell(&format!("g 0 {pages}"));
+            let seen = harvest(&mut tracker);
+            assert!(seen.is_superset(&written), "{kind}: lost a write");
+            let held = |page: &u64| *page < filled || written.contains(page);
+            assert!(seen.iter().all(held), "{kind}: a hole was reported");
+            harvest(&mut tracker);
+        }
+        puppet.tell("d 512 600");
+        let seen = harvest(&mut tracker);
+        assert!(seen.is_superset(&(512..600).collect()), "{kind}: {seen:?}");
+        assert_eq!(harvest(&mut tracker), BTreeSet::new(), "{kind}");
+        puppet.write([555], 3);
+        assert_eq!(harvest(&mut tracker), BTreeSet::from([555]), "{kind}");
+    }
+}
+
+/// Pages of the child that are write-protected.
+fn protected(puppet: &Puppet) -> usize {
+    let query = Query {
+        all_of: Categories::PRESENT,
+        none_of: Categories::WRITTEN,
+        report: Categories::PRESENT,
+        ..Query::default()
+    };
+    let pagemap = Pagemap::of(puppet.map.process()).unwrap();
+    let addresses = puppet.map.addresses(0).unwrap();
+    let mut pages = 0;
+    pagemap
+        .scan(addresses, query, &mut RegionBuffer::new(), |found, _| pages += found.len() / 4096)
+        .unwrap();
+    pages
+}
+
+/// Faults of the child that needed no disk.
+fn minor_faults(puppet: &Puppet) -> u64 {
+    let path = format!("/proc/{}/stat", puppet.child.id());
+    let stat = std::fs::read_to_string(path).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').nth(7).unwrap().parse().unwrap()
+}
+
+/// A process that was tracked and is released has no protected page, and soon faults no more.
+#[test]
+fn a_released_process_runs_at_full_speed() {
+    if !can_attach() {
+        return;
+    }
+    let table = RegionTable::single(PageSize::BASE, 4096).unwrap();
+    for kind in ["anonymous", "memfd", SHM] {
+        for by_drop in [false, true] {
+            let puppet = Puppet::start(kind, &table);
+            puppet.tell("W 0 4096 1");
+            let mut tracker = puppet.tracker();
+            tracker.arm().unwrap();
+            assert_eq!(protected(&puppet), 4096);
+            puppet.tell("W 0 100 2");
+            let before = minor_faults(&puppet);
+            puppet.tell("W 100 1100 2");
+            let faults = minor_faults(&puppet) - before;
+            assert!(faults >= 1000, "tracking costs faults, or the test sees none: {faults}");
+            assert_eq!(harvest(&mut tracker), (0..1100).collect());
+            if by_drop {
+                drop(tracker);
+            } else {
+                tracker.disarm().unwrap();
+            }
+            assert_eq!(protected(&puppet), 0, "{kind}");
+            // The kernel gives pages of shared memory back as new ones are: each has one ordinary
+            // fault to come, which is none of tracking.
+            if kind != "anonymous" {
+                puppet.tell("W 0 4096 3");
+            }
+            let before = minor_faults(&puppet);
+            puppet.tell("W 0 4096 4");
+            let faults = minor_faults(&puppet) - before;
+            assert!(faults < 64, "{kind}: {faults} faults");
+        }
     }
 }

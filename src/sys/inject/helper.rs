@@ -193,7 +193,7 @@ fn try_one(thread: Thread, orders: &Orders) -> Result<c_int, Failure> {
         return Err(Failure::at(if suspend { Step::Suspend } else { Step::Seize })(refused));
     }
     let until = raw::now().saturating_add(limits::ATTACH_STOP_TIMEOUT);
-    stop(thread, until)?;
+    stop(thread, Some(until))?;
     let done = work(thread, orders, until);
     let released = thread.request(raw::DETACH, 0);
     let uffd = done?;
@@ -202,9 +202,9 @@ fn try_one(thread: Thread, orders: &Orders) -> Result<c_int, Failure> {
 }
 
 /// Waits for the stop that was asked for; signals on the way are passed on.
-fn stop(thread: Thread, until: Duration) -> Result<(), Failure> {
+fn stop(thread: Thread, until: Option<Duration>) -> Result<(), Failure> {
     loop {
-        let status = thread.wait(Some(until)).map_err(Failure::at(Step::Stop))?;
+        let status = thread.wait(until).map_err(Failure::at(Step::Stop))?;
         let Some(status) = status else { return Err(Failure(Step::Stop, 0)) };
         if !libc::WIFSTOPPED(status) {
             return Err(Failure(Step::Gone, 0));
@@ -238,7 +238,7 @@ fn work(thread: Thread, orders: &Orders, until: Duration) -> Result<c_int, Failu
     restored.map_err(&failed)?;
     // The kernel takes an interrupted system call up again only after a stop of this kind, and
     // the thread comes to it before it runs any of its own code.
-    stop(thread, raw::now().saturating_add(limits::ATTACH_STOP_TIMEOUT))?;
+    stop(thread, None)?;
     Ok(uffd)
 }
 
@@ -254,7 +254,7 @@ fn outside_sequences(thread: Thread, until: Duration) -> Result<user_regs_struct
         thread.request(raw::CONT, 0).map_err(&failed)?;
         raw::sleep(RSEQ_SLEEP);
         thread.request(raw::INTERRUPT, 0).map_err(&failed)?;
-        stop(thread, until)?;
+        stop(thread, Some(until))?;
     }
     Err(Failure(Step::Stop, 0))
 }

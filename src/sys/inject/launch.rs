@@ -110,8 +110,13 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
 /// Takes the ended helper's entry from the table of processes.
 fn reap(helper: libc::pid_t) {
     // It has only its end left to do. Whoever waits for all children may have been quicker.
-    // SAFETY: no pointer is passed but a null one, which is allowed.
-    unsafe { libc::waitpid(helper, std::ptr::null_mut(), libc::__WALL) };
+    loop {
+        // SAFETY: no pointer is passed but a null one, which is allowed.
+        let reaped = unsafe { libc::waitpid(helper, std::ptr::null_mut(), libc::__WALL) };
+        if Errno::result(reaped) != Err(Errno::EINTR) {
+            return;
+        }
+    }
 }
 
 fn finish(

@@ -18,7 +18,8 @@
 //!   waited in a system call sees that call return a small number and one register changed (its
 //!   own `syscall` instruction was used, nothing else differs); one that was computing sees
 //!   the same where it was, but for the microseconds before the call begins, in which it would run
-//!   into code of the vDSO. Most processes have a thread that waits; it is preferred.
+//!   into code of the vDSO. Most processes have a thread that waits; it is preferred. A
+//!   userfaultfd that nobody uses may be left open in it.
 
 mod error;
 #[cfg(target_arch = "x86_64")]

@@ -161,7 +161,7 @@ fn gadget(process: &Process) -> io::Result<usize> {
             let bytes = (mapping.addresses.end - at).min(SEARCH_BYTES);
             let part = &mut buffer[..bytes];
             left = left.saturating_sub(bytes);
-            if process.read([at..at + bytes], part).is_err() {
+            if process.read(std::iter::once(at..at + bytes), part).is_err() {
                 break;
             }
             if let Some(found) = part.windows(2).position(|two| two == SYSCALL) {

@@ -19,9 +19,13 @@ use nix::unistd::{Pid, pipe};
 
 use super::helper::{Report, Step};
 use super::{InjectError, attach, launch, target};
+use crate::bitmap::DenseBitmap;
+use crate::dirty::{DirtyError, DirtyTracker, ProcessTracker};
 use crate::sys::{
-    Backing, Categories, Mapping, Pagemap, Process, Query, RegionBuffer, UffdMode, Userfaultfd,
+    Backing, Categories, Mapping, Pagemap, Process, ProcessMap, Query, RegionBuffer, UffdMode,
+    Userfaultfd,
 };
+use crate::units::{GuestAddress, PageIndex, PageSize};
 
 const VICTIM: &str = "PRECOPY_TEST_VICTIM";
 /// How often things that are tried at random are tried.
@@ -47,6 +51,7 @@ fn victim() {
         }
         "keep" => keep(words[1].parse().unwrap(), words[2].parse().unwrap()),
         "again" => again(words[1].parse().unwrap()),
+        "remap" => remap(),
         "try" => {
             let process = Process::open(words[1].parse().unwrap()).unwrap();
             say(&attach(&process).map_or_else(|error| error.to_string(), |_| "done".to_owned()));
@@ -260,6 +265,27 @@ fn again(pid: u32) {
 fn protect(pagemap: &Pagemap, addresses: std::ops::Range<usize>) {
     let query = Query { all_of: Categories::WRITTEN, protect: true, ..Query::default() };
     pagemap.scan(addresses, query, &mut RegionBuffer::new(), |_, _| {}).unwrap();
+}
+
+/// Maps other memory into the middle of what it had, and writes to the first and last page of it.
+fn remap() {
+    let memory = Mapping::new(4 << 20, Backing::Anonymous).unwrap();
+    memory.words().iter().step_by(512).for_each(|word| word.store(1, SeqCst));
+    let start = memory.addresses().start;
+    say(&start.to_string());
+    listen();
+    let place: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(start + (1 << 20));
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    // SAFETY: replaces a part of the mapping above, which stays readable and writable.
+    let mapped = unsafe { libc::mmap(place, 1 << 20, protection, flags, -1, 0) };
+    assert_eq!(mapped, place);
+    for turn in 0..3 {
+        memory.words()[256 * 512].store(turn, SeqCst);
+        memory.words()[511 * 512].store(turn, SeqCst);
+        say("written");
+        listen();
+    }
 }
 
 /// Pages that are write-protected.
@@ -749,4 +775,75 @@ fn reports_survive_the_way() {
     }
     assert_eq!(Report::from_bytes([0; Report::BYTES]), None);
     assert!(Userfaultfd::check(UffdMode::UserOnly).is_ok() || !can_attach());
+}
+
+/// A process that maps something else into tracked memory: an error, or followed if asked.
+#[test]
+fn remapped_memory_is_noticed() {
+    if !can_attach() {
+        return;
+    }
+    for follows in [false, true] {
+        let mut victim = Victim::start("remap");
+        let start = usize::try_from(victim.numbers()[0]).unwrap();
+        let place = [(GuestAddress::new(0), start..start + (4 << 20))];
+        let map = ProcessMap::new(Arc::new(victim.process()), PageSize::BASE, &place).unwrap();
+        let mut tracker = ProcessTracker::attach(Arc::new(map)).unwrap().follow(follows);
+        tracker.arm().unwrap();
+        let mut set = DenseBitmap::new(1024);
+        tracker.harvest(&mut set).unwrap();
+        assert_eq!(set.count(), 0);
+        victim.go_on();
+        victim.hear();
+        let answer = tracker.harvest(&mut set);
+        if !follows {
+            assert!(matches!(answer, Err(DirtyError::Remapped { .. })), "{answer:?}");
+            continue;
+        }
+        answer.unwrap();
+        let written = [256, 511].map(PageIndex::new);
+        assert!(written.iter().all(|page| set.contains(*page)));
+        assert_eq!(tracker.changes().load(SeqCst), 1);
+        for _ in 0..2 {
+            victim.go_on();
+            victim.hear();
+            set.clear_all();
+            tracker.harvest(&mut set).unwrap();
+            assert!(set.count() == 2 && written.iter().all(|page| set.contains(*page)), "{set:?}");
+        }
+        tracker.disarm().unwrap();
+        assert_eq!(protected(&victim.process(), start..start + (4 << 20)), 0);
+    }
+}
+
+/// What the module's documentation says of a helper that is killed in the midst of it: a thread
+/// that waits in a system call sees that call return.
+#[test]
+fn a_lost_helper_leaves_a_waiting_thread_alive() {
+    if !can_attach() {
+        return;
+    }
+    let mut victim = Victim::start("block poll");
+    let thread = i32::try_from(victim.numbers()[0]).unwrap();
+    let place = victim.process().proc(format!("task/{thread}/syscall"));
+    while !std::fs::read_to_string(&place).unwrap().starts_with("7 ") {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let tracer = thread::spawn(move || {
+        let victim = super::raw::Thread(thread);
+        victim.request(super::raw::SEIZE, 0).unwrap();
+        victim.request(super::raw::INTERRUPT, 0).unwrap();
+        victim.wait(None).unwrap();
+        let mut registers = victim.registers().unwrap();
+        registers.rip -= 2;
+        registers.rax = libc::SYS_userfaultfd.unsigned_abs();
+        registers.rdi = 1;
+        registers.orig_rax = u64::MAX;
+        victim.set_registers(&registers).unwrap();
+    });
+    // The end of the thread that traces is the end of the tracing.
+    tracer.join().unwrap();
+    victim.go_on();
+    let said = victim.hear();
+    assert!(said.starts_with("Ok("), "{said}");
 }

@@ -29,8 +29,8 @@ pub(crate) use tools::{
 };
 pub(crate) use tournament::{PlanName, TournamentArgs};
 pub(crate) use trace::{
-    CatArgs, ImportArgs, RecordArgs, RecordGuest, SalvageArgs, SynthArgs, TraceArgs, TraceCommand,
-    TraceInfoArgs,
+    CatArgs, ImportArgs, ProcessArgs, RecordArgs, RecordGuest, SalvageArgs, SynthArgs, TraceArgs,
+    TraceCommand, TraceInfoArgs,
 };
 
 use crate::{exit, parse};

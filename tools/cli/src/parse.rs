@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Sizes, rates and times as people write them.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use precopy::sim::Populated;
@@ -69,6 +70,15 @@ pub(crate) fn rate(text: &str) -> Result<u64, String> {
         whole(number * factor).filter(|rate| *rate > 0)
     };
     read().ok_or_else(|| format!("not {RATE}"))
+}
+
+/// A range of addresses in hexadecimal, as `/proc/PID/maps` has them.
+pub(crate) fn addresses(text: &str) -> Result<Range<usize>, String> {
+    let address = |text: &str| usize::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+    let range = text.split_once('-').and_then(|(from, to)| Some(address(from)?..address(to)?));
+    range.filter(|range| !range.is_empty()).ok_or_else(|| {
+        "not a range of hexadecimal addresses such as 7f5a00000000-7f5a20000000".to_owned()
+    })
 }
 
 /// A time; a number without a unit is in seconds.

@@ -6,6 +6,7 @@ mod file;
 mod import;
 mod info;
 mod open;
+mod process;
 mod record;
 mod salvage;
 mod synth;

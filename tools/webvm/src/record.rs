@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use precopy::bitmap::AtomicBitmap;
-use precopy::dirty::DirtyTracker;
+use precopy::dirty::{DirtyError, DirtyTracker};
 use precopy::trace::{RecordError, TickFacts, TraceHeader, TraceRecorder, WriterOptions, Written};
 use precopy::units::Tick;
 use serde::Serialize;
@@ -65,6 +65,9 @@ pub struct Recorded {
     pub max_us: f64,
     /// Share of the recording in which its thread worked.
     pub busy_share: f64,
+    /// Whether the tracked process ended, and the recording with it.
+    #[serde(skip)]
+    pub target_ended: bool,
     /// When it began, by the system's monotonic clock.
     #[serde(skip)]
     pub began: Instant,
@@ -138,10 +141,18 @@ fn record<W: Write>(
 ) -> Result<Recorded, RecordingError> {
     let (mut due, mut missed) = (tick, 0);
     let (mut busy, mut longest) = (Duration::ZERO, Duration::ZERO);
+    let mut target_ended = false;
     loop {
         let stopped = wait(due.saturating_sub(began.elapsed()));
         let now = began.elapsed();
-        recorder.tick(tracker, Tick::ZERO + now, facts())?;
+        match recorder.tick(tracker, Tick::ZERO + now, facts()) {
+            // What it wrote in its last tick nobody knows; the ticks before are whole.
+            Err(RecordError::Tracker(DirtyError::Gone { .. })) => {
+                target_ended = true;
+                break;
+            }
+            ticked => ticked?,
+        };
         let took = began.elapsed().saturating_sub(now);
         (busy, longest) = (busy + took, longest.max(took));
         if stopped {
@@ -163,6 +174,7 @@ fn record<W: Write>(
         mean_us: busy.as_secs_f64() * 1e6 / written.ticks.max(1) as f64,
         max_us: longest.as_secs_f64() * 1e6,
         busy_share: busy.as_secs_f64() / all.as_secs_f64().max(1e-9),
+        target_ended,
         began,
     })
 }

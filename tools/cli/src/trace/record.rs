@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `precopy trace record`: what a built-in guest writes.
+//! `precopy trace record`: what a built-in guest writes; `process` records any other process.
 
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
@@ -63,6 +63,9 @@ pub(super) fn run(args: &RecordArgs) -> anyhow::Result<Exit> {
     if args.tick < TICK_MIN || args.time < args.tick || args.time > TIME_MAX {
         return Err(usage("--tick is at least 1ms, --for at least a tick and at most 24h"));
     }
+    if let Some(pid) = args.process.pid {
+        return super::process::run(args, pid);
+    }
     let (recorded, writes) = match args.kind {
         RecordGuest::Web => (web(args)?, None),
         RecordGuest::Counters => {
@@ -78,14 +81,7 @@ pub(super) fn run(args: &RecordArgs) -> anyhow::Result<Exit> {
         guest_writes_per_s: writes,
     };
     if !args.json {
-        println!(
-            "A tick took {:.0} us to harvest and write, the longest {:.0} us: {:.2} % of a \
-             processor; {} ticks were missed",
-            recorded.mean_us,
-            recorded.max_us,
-            recorded.busy_share * 100.0,
-            recorded.missed
-        );
+        tell_cost(&recorded);
         if let Some(BeforeAndDuring { before, during }) = writes {
             println!("The guest wrote {before:.0} times a second before, {during:.0} meanwhile");
         }
@@ -94,11 +90,34 @@ pub(super) fn run(args: &RecordArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Prints what the recording cost.
+pub(super) fn tell_cost(recorded: &Recorded) {
+    println!(
+        "A tick took {:.0} us to harvest and write, the longest {:.0} us: {:.2} % of a \
+         processor; {} ticks were missed",
+        recorded.mean_us,
+        recorded.max_us,
+        recorded.busy_share * 100.0,
+        recorded.missed
+    );
+}
+
 /// The guest's options as they are if nobody types them.
 #[derive(Parser, Debug)]
 struct Untouched {
     #[command(flatten)]
     guest: GuestArgs,
+}
+
+/// Refuses options of the guest, if any was typed.
+pub(super) fn no_guest_options(args: &RecordArgs) -> anyhow::Result<()> {
+    let untouched = Untouched::try_parse_from(["precopy"])?.guest;
+    if untouched == args.guest && args.tracker == TrackerName::Marked && args.users.is_none() {
+        return Ok(());
+    }
+    Err(usage(
+        "--pid records a process as it is: --users, --tracker and what is under Guest do not go with it",
+    ))
 }
 
 /// What the options say of the site, checked.
@@ -210,6 +229,14 @@ fn header(
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
 fn pace(vm: &SharedVm, stop: &Stop, time: Duration, shown: Option<(&Recording, bool)>) -> f64 {
     let (began, ops) = (Instant::now(), vm.ops());
+    watch(stop, time, shown);
+    (vm.ops() - ops) as f64 / began.elapsed().as_secs_f64().max(1e-9)
+}
+
+/// Waits for a time, or until Ctrl-C, or until the recording ends. Shows how far it is, unless
+/// told to be quiet.
+pub(super) fn watch(stop: &Stop, time: Duration, shown: Option<(&Recording, bool)>) {
+    let began = Instant::now();
     let bar = shown.filter(|(_, quiet)| !quiet);
     let bar = bar.and_then(|_| {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -228,5 +255,4 @@ fn pace(vm: &SharedVm, stop: &Stop, time: Duration, shown: Option<(&Recording, b
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    (vm.ops() - ops) as f64 / began.elapsed().as_secs_f64().max(1e-9)
 }

@@ -7,6 +7,7 @@ mod demo;
 mod pair;
 mod paper;
 mod predict;
+mod process;
 mod qemu;
 mod replay;
 mod simulate;

@@ -33,7 +33,7 @@ impl Server {
             talk.say(GREETING);
             let hello = talk.hear();
             assert_eq!(hello["execute"], "qmp_capabilities");
-            talk.answer(&hello, json!({}));
+            talk.answer(&hello, &json!({}));
             script(&mut talk);
         })
     }
@@ -71,7 +71,7 @@ impl Talk {
         serde_json::from_str(&line).unwrap_or(Value::Null)
     }
 
-    fn answer(&mut self, to: &Value, answer: Value) {
+    fn answer(&mut self, to: &Value, answer: &Value) {
         let line = json!({ "return": answer, "id": to["id"] });
         self.say(&line.to_string());
     }
@@ -84,7 +84,7 @@ fn commands_answers_and_events() {
         let ask = talk.hear();
         assert_eq!(ask["execute"], "query-status");
         assert_eq!(ask.get("arguments"), None);
-        talk.answer(&ask, json!({ "status": "paused" }));
+        talk.answer(&ask, &json!({ "status": "paused" }));
         let ask = talk.hear();
         assert_eq!(ask["arguments"]["path"], "/objects");
         talk.say(r#"{"event": "MIGRATION", "data": {"status": "completed"}}"#);
@@ -110,7 +110,7 @@ fn commands_answers_and_events() {
 fn an_answer_of_another_form_is_an_error() {
     let server = Server::greeting(|talk| {
         let ask = talk.hear();
-        talk.answer(&ask, json!({ "status": 7 }));
+        talk.answer(&ask, &json!({ "status": 7 }));
     });
     let mut qmp = server.connect().unwrap();
     #[derive(Deserialize, Debug)]
@@ -127,8 +127,8 @@ fn a_late_answer_is_not_taken_for_the_next() {
     let server = Server::greeting(|talk| {
         let first = talk.hear();
         let second = talk.hear();
-        talk.answer(&first, json!("late"));
-        talk.answer(&second, json!("right"));
+        talk.answer(&first, &json!("late"));
+        talk.answer(&second, &json!("right"));
     });
     let mut qmp = server.connect().unwrap();
     let late = qmp.execute_within("stop", Value::Null, SHORT).unwrap_err();
@@ -221,7 +221,7 @@ fn a_flood_of_events_is_bounded() {
             talk.say(&json!({ "event": "RTC_CHANGE", "data": number }).to_string());
         }
         let ask = talk.hear();
-        talk.answer(&ask, json!(0));
+        talk.answer(&ask, &json!(0));
         talk.hear();
     });
     let mut qmp = server.connect().unwrap();

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `precopy trace record --pid`: recordings of other processes.
+
+use std::collections::BTreeSet;
+use std::hint::black_box;
+use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use precopy::trace::{TickSource, Trace, TraceFile, TraceTick};
+use precopy::units::{PageIndex, PageRun};
+use serde_json::Value;
+
+use crate::support::{Running, precopy};
+
+const WRITER: &str = "PRECOPY_TEST_WRITER";
+const PAGE: usize = 4096;
+const PAGES: usize = 4096;
+/// Pages that each step of the writer writes, `APART` pages apart.
+const STEP_PAGES: usize = 20;
+const APART: usize = 3;
+
+fn pages_of(step: usize) -> impl Iterator<Item = usize> {
+    (0..STEP_PAGES).map(move |at| step * (STEP_PAGES * APART + 5) + at * APART)
+}
+
+/// Not a test by itself: a process that writes known pages when it is told to, and says when.
+#[test]
+fn writer() {
+    if std::env::var_os(WRITER).is_none() {
+        return;
+    }
+    let mut block = vec![1u8; (PAGES + 1) * PAGE];
+    let skipped = block.as_ptr().align_offset(PAGE);
+    println!("\n@{}", block[skipped..].as_ptr().addr());
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    for line in std::io::stdin().lines() {
+        let step: usize = line.unwrap().parse().unwrap();
+        let before = now();
+        for page in pages_of(step) {
+            block[skipped + page * PAGE] = 2;
+        }
+        black_box(&mut block);
+        println!("@{before} {}", now());
+    }
+}
+
+struct Writer {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    start: usize,
+}
+
+impl Writer {
+    fn start() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "process::writer", "--nocapture", "--quiet"])
+            .env(WRITER, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut writer = Self { child, input, output, start: 0 };
+        writer.start = writer.numbers()[0].try_into().unwrap();
+        writer
+    }
+
+    fn numbers(&mut self) -> Vec<u64> {
+        loop {
+            let mut line = String::new();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "the writer has ended");
+            if let Some(said) = line.strip_prefix('@') {
+                return said.trim_end().split(' ').map(|word| word.parse().unwrap()).collect();
+            }
+        }
+    }
+
+    /// Has a step's pages written; when that was.
+    fn step(&mut self, step: usize) -> Range<u64> {
+        writeln!(self.input, "{step}").unwrap();
+        let times = self.numbers();
+        times[0]..times[1]
+    }
+
+    fn range(&self) -> String {
+        format!("{:x}-{:#x}", self.start, self.start + PAGES * PAGE)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether other processes can be attached to here; says so if not.
+fn can_attach() -> bool {
+    let assert = precopy(&["trackers", "--json"]).assert().success();
+    let trials: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+    let trial = trials.as_array().unwrap().iter().find(|trial| trial["tracker"] == "process");
+    let trial = trial.unwrap();
+    if trial["works"] != true {
+        println!("SKIPPED: {}", trial["why"]);
+    }
+    trial["works"] == true
+}
+
+fn ticks(path: &std::path::Path) -> Vec<TraceTick> {
+    let mut trace = TraceFile::new(path).open().unwrap();
+    let (mut ticks, mut tick) = (Vec::new(), TraceTick::default());
+    while trace.next_tick(&mut tick).unwrap() {
+        ticks.push(tick.clone());
+    }
+    ticks
+}
+
+/// The page of the only tick that has it.
+fn tick_of(ticks: &[TraceTick], page: usize) -> usize {
+    let page = PageIndex::new(page as u64);
+    let has =
+        |tick: &TraceTick| tick.runs.iter().any(|run| run.start() <= page && page < run.end());
+    let found: Vec<usize> =
+        ticks.iter().enumerate().filter(|(_, tick)| has(tick)).map(|(at, _)| at).collect();
+    assert_eq!(found.len(), 1, "{page} is in ticks {found:?}");
+    found[0]
+}
+
+/// The trace has exactly the pages that were written, each in the tick in which it was.
+#[test]
+fn a_recording_holds_what_the_process_wrote_when() {
+    if !can_attach() {
+        return;
+    }
+    let mut writer = Writer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("writer.ptrace");
+    let (pid, range) = (writer.child.id().to_string(), writer.range());
+    let to = path.to_str().unwrap();
+    let what = ["trace", "record", "--pid", &pid, "--range", &range, "--json"];
+    let when = ["--for", "3", "--tick", "10ms"];
+    let recorder = Running::start(&[&what[..], &when, &[to]].concat());
+    let mut steps = Vec::new();
+    for step in 0..40 {
+        std::thread::sleep(Duration::from_millis(70));
+        steps.push(writer.step(step));
+    }
+    let (status, out, errors) = recorder.finish();
+    assert!(status.success(), "{errors}");
+    let said: Value = serde_json::from_str(&out).unwrap();
+    let ticks = ticks(&path);
+    let began = said["began_unix_ns"].as_u64().unwrap();
+    // Clocks are read one after the other; a harvest takes some time from when it is stamped.
+    let slack = 1_000_000 + (said["harvest_max_us"].as_f64().unwrap() * 1e3) as u64;
+    let end = began + ticks.last().unwrap().end.as_nanos();
+    let (mut inside, mut written) = (0, BTreeSet::new());
+    for (step, times) in steps.iter().enumerate() {
+        if times.start < began + slack || times.end + slack > end {
+            continue;
+        }
+        inside += 1;
+        for page in pages_of(step) {
+            written.insert(page as u64);
+            let at = tick_of(&ticks, page);
+            let ended = |at: usize| began + ticks[at].end.as_nanos();
+            assert!(ended(at) + slack >= times.start, "step {step}: page {page} comes too early");
+            let late = at > 0 && ended(at - 1) > times.end + slack;
+            assert!(!late, "step {step}: page {page} comes too late");
+        }
+    }
+    assert!(inside >= 10, "only {inside} steps fell into the recording");
+    let recorded: BTreeSet<u64> = ticks
+        .iter()
+        .flat_map(|tick| tick.runs.iter().copied().flat_map(PageRun::iter))
+        .map(PageIndex::get)
+        .collect();
+    let edge: BTreeSet<u64> = (0..steps.len()).flat_map(pages_of).map(|page| page as u64).collect();
+    assert!(written.is_subset(&recorded) && recorded.is_subset(&edge));
+    assert_eq!(said["pages"], PAGES);
+    assert!(said["attach_pause_us"].as_f64().unwrap() > 0.0);
+    assert!(said["process_cost_share"].as_f64().unwrap() < 0.5, "{said}");
+    // It was left as it was.
+    writer.step(40);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains("TracerPid:\t0"));
+}
+
+#[test]
+fn a_process_that_ends_leaves_a_whole_trace() {
+    if !can_attach() {
+        return;
+    }
+    let mut writer = Writer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ended.ptrace");
+    let pid = writer.child.id().to_string();
+    let to = path.to_str().unwrap();
+    let recorder = Running::start(&["trace", "record", "--pid", &pid, "--largest", "--json", to]);
+    while std::fs::metadata(&path).map_or(0, |file| file.len()) == 0 {
+        std::thread::sleep(Duration::from_millis(50));
+        writer.step(0);
+        if std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap().contains(" uw") {
+            break;
+        }
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    writer.step(1);
+    std::thread::sleep(Duration::from_millis(300));
+    writer.child.kill().unwrap();
+    writer.child.wait().unwrap();
+    let (status, out, errors) = recorder.finish();
+    assert!(status.success(), "{errors}");
+    let said: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(said["process_ended"], true);
+    let pages: u64 = ticks(&path).iter().map(TraceTick::pages).sum();
+    assert!(pages >= STEP_PAGES as u64 && said["page_events"] == pages, "{said}");
+}
+
+/// An interpreter, as it comes: nothing is known of its memory.
+#[test]
+fn a_program_in_python_is_recorded() {
+    let program = "b = bytearray(1 << 24)\nprint(1, flush=True)\nimport time\n\
+                   while True:\n  for i in range(0, 1 << 24, 1 << 16): b[i] = b[i] + 1 & 255\n  \
+                   time.sleep(0.01); c = bytearray(1 << 21)";
+    let started = Command::new("python3").args(["-c", program]).stdout(Stdio::piped()).spawn();
+    let Ok(child) = started else {
+        println!("SKIPPED: there is no python3");
+        return;
+    };
+    struct Killed(Child);
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let mut child = Killed(child);
+    if !can_attach() {
+        return;
+    }
+    let mut line = String::new();
+    BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("python.ptrace");
+    let (pid, to) = (child.0.id().to_string(), path.to_str().unwrap());
+    let record = ["trace", "record", "--pid", &pid, "--for", "1s", "--above", "64KiB", to];
+    let assert = precopy(&record).assert().success();
+    let text = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+    for word in ["python", "mappings", "[heap]", "us to attach", "First writes cost"] {
+        assert!(text.contains(word), "no {word:?} in\n{text}");
+    }
+    let pages: BTreeSet<u64> = ticks(&path)
+        .iter()
+        .flat_map(|tick| tick.runs.iter().copied().flat_map(PageRun::iter))
+        .map(PageIndex::get)
+        .collect();
+    assert!(pages.len() >= 256, "{} pages", pages.len());
+    assert!(child.0.try_wait().unwrap().is_none(), "it runs on");
+}
+
+#[test]
+fn mistakes_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("none.ptrace");
+    let to = path.to_str().unwrap();
+    let own = std::process::id().to_string();
+    for (arguments, code, word) in [
+        (&["--pid", "4194305"][..], 1, "there is no process 4194305"),
+        (&["--pid", "x"], 2, "invalid value"),
+        (&["--pid", &own, "--users", "3"], 2, "--users"),
+        (&["--pid", &own, "--range", "7-7"], 2, "hexadecimal"),
+        (&["--largest"], 2, "--pid"),
+        (&["--pid", &own, "--all", "--largest"], 2, "cannot be used with"),
+    ] {
+        let assert = precopy(&[&["trace", "record", to], arguments].concat()).assert().code(code);
+        let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(text.contains(word), "{arguments:?}: no {word:?} in {text}");
+        assert!(!path.exists(), "{arguments:?}");
+    }
+    if can_attach() {
+        let writer = Writer::start();
+        let pid = writer.child.id().to_string();
+        let nowhere = ["--pid", &pid, "--range", "1000-2000"];
+        let assert = precopy(&[&["trace", "record", to], &nowhere[..]].concat()).assert().code(2);
+        let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(text.contains("nothing writable in --range"), "{text}");
+    }
+}
