@@ -128,7 +128,8 @@ impl Vm {
             .replace("FILE", file.to_str().unwrap())
             .replace("SIZE", &format!("{}M", spec.mib));
         let ram = backend.contains("mem-path").then(|| {
-            let options = File::options().read(true).write(true).create(true).open(&file);
+            let options =
+                File::options().read(true).write(true).create(true).truncate(true).open(&file);
             let ram = options.unwrap();
             ram.set_len(spec.mib << 20).unwrap();
             ram
@@ -223,7 +224,7 @@ impl Vm {
     pub(crate) fn check_pages(&self) {
         let info = self.info();
         assert!(info.pages > 0, "{info:?}");
-        let mut page = [0; PAGE as usize];
+        let mut page = [0; 4096];
         let (mut drops, mut last) = (0, None::<u32>);
         for index in 0..info.pages {
             self.ram().read_exact_at(&mut page, (info.first + index) * PAGE).unwrap();
