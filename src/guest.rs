@@ -45,6 +45,11 @@ pub trait GuestControl: Send {
     /// Whether the guest is running at this moment (it may have been paused by its user).
     fn is_running(&self) -> bool;
 
+    /// At a source: Commit is about to be tried. Until the attempt has ended, the guest may run at
+    /// the destination, and only the destination's word lets it go on here (R4). For whoever
+    /// must know when this process dies.
+    fn committing(&mut self) {}
+
     /// The requests that the guest serves, if it knows of any; policies see it.
     fn requests(&self) -> Option<RequestLoad> {
         None

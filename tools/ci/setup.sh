@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # Installs what the deeper tests need and a plain Debian with Rust may lack: a linker and C++
 # compiler (fuzz targets), iproute2 (tests in network namespaces), git (planted faults), pkg-config
-# and valgrind (the C API), Chromium with a font (the report's page). Installs nothing that is there.
+# and valgrind (the C API), QEMU, Chromium with a font (the report's page). Installs nothing that
+# is there.
 set -euo pipefail
 
 missing=()
@@ -11,12 +12,14 @@ need cc gcc
 need c++ g++
 need ip iproute2
 need git git
+need as binutils
 need cargo cargo-is-missing
 # Without these one check says loudly what it left out.
 wished=()
 wish() { command -v "$1" >/dev/null || wished+=("$2"); }
 wish pkg-config pkg-config
 wish valgrind valgrind
+wish qemu-system-x86_64 qemu-system-x86
 if printf '%s\n' "${missing[@]-}" | grep -q cargo-is-missing; then
     echo "cargo is missing: install Rust (https://rustup.rs) first"
     exit 1
@@ -51,7 +54,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 for package in ${wished[@]+"${wished[@]}"}; do
     $sudo apt-get install -qy --no-install-recommends "$package" ||
-        echo "SKIPPED: $package could not be installed: a part of the C API will not be tested"
+        echo "SKIPPED: $package could not be installed: what needs it will not be tested"
 done
 # Large, and not everywhere to be had: without it one check says loudly that it was left out.
 if [ -z "$browser" ] &&

@@ -65,6 +65,7 @@ impl Run<'_, '_, '_, '_> {
         let now = self.clock.now();
         self.record.sending(now, &message);
         if matches!(message, Message::Commit { .. }) {
+            self.parts.guest.committing();
             self.record.committing(now);
         }
         self.push(channel, Job::Message(message));

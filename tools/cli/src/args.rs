@@ -5,6 +5,7 @@ mod guest;
 mod migration;
 mod paper;
 mod predict;
+mod qemu;
 mod simulate;
 mod tools;
 mod tournament;
@@ -19,6 +20,9 @@ pub(crate) use guest::{BackingName, GuestArgs};
 pub(crate) use migration::{MigrationArgs, OnLimit, TrackerName};
 pub(crate) use paper::{Experiment, HostArgs, LinkName, LiveArgs, PaperArgs};
 pub(crate) use predict::{PredictArgs, WorkingSetArgs};
+pub(crate) use qemu::{
+    GuardArgs, InspectArgs, QemuArgs, QemuCommand, QemuReceiveArgs, QemuSendArgs, ReleaseArgs,
+};
 pub(crate) use simulate::{SimulateArgs, WorkloadName};
 pub(crate) use tools::{
     BenchArgs, BenchCase, CheckArgs, CheckCommand, CopySinkArgs, ExploreArgs, SeedsArgs,
@@ -64,6 +68,8 @@ pub(crate) enum Command {
     Tournament(TournamentArgs),
     /// Read, make, show and mend traces of dirty pages
     Trace(TraceArgs),
+    /// Migrate an unmodified QEMU: send, receive, inspect, release
+    Qemu(QemuArgs),
     /// Check the protocol: every order of events in small worlds, or random worlds by seed
     Check(CheckArgs),
     /// Measure throughput, downtime and what tracking costs

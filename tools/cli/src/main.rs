@@ -17,6 +17,7 @@ mod plan;
 mod policies;
 mod predict;
 mod progress;
+mod qemu;
 mod receive;
 mod send;
 mod shadows;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Paper(args) => paper::run(&args),
         Command::Tournament(args) => tournament::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Qemu(args) => qemu::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::CopySink(args) => bench::copy::sink(&args),

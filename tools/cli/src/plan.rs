@@ -201,8 +201,13 @@ impl MigrationPlan {
         })
     }
 
-    /// The engine's options for one attempt.
+    /// The engine's options for one attempt with a test guest.
     pub(crate) fn options(&self, guest: &GuestConfig) -> SourceOptions {
+        self.options_for(crate::guest::describe(guest))
+    }
+
+    /// The engine's options for one attempt with a guest that is described so.
+    pub(crate) fn options_for(&self, guest: String) -> SourceOptions {
         let mut options = SourceOptions::new(self.policy.build().guarded(&self.guards));
         let shadow = |spec: &StrategySpec| Shadow {
             text: spec.to_string(),
@@ -216,7 +221,7 @@ impl MigrationPlan {
         options.bandwidth_cap_bytes_per_s = self.bandwidth_cap_bytes_per_s;
         options.cap_paused = self.cap_paused;
         options.verify = self.verify;
-        options.guest = crate::guest::describe(guest);
+        options.guest = guest;
         options.downtime_limit = self.downtime_limit;
         options.deadline = self.deadline;
         options.preflight = self.preflight;

@@ -23,17 +23,17 @@ use webvm::SharedVm;
 
 /// What is written with `--report`.
 #[derive(Debug, Serialize)]
-struct Document<'a> {
-    precopy: &'static str,
-    destination: &'a precopy::report::DestinationReport,
-    audit: Option<&'a Audit>,
-    stall: Option<precopy::report::GuestStall>,
-    blackout_ms: Option<f64>,
+pub(crate) struct Document<'a> {
+    pub(crate) precopy: &'static str,
+    pub(crate) destination: &'a precopy::report::DestinationReport,
+    pub(crate) audit: Option<&'a Audit>,
+    pub(crate) stall: Option<precopy::report::GuestStall>,
+    pub(crate) blackout_ms: Option<f64>,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &ReceiveArgs) -> anyhow::Result<Exit> {
-    let address = address(args)?;
+    let address = address(&args.listen, args.allow_remote_without_tls)?;
     let stop = Stop::install()?;
     if args.stop_at_eof {
         stop.at_end_of_input()?;
@@ -50,13 +50,14 @@ pub(crate) fn run(args: &ReceiveArgs) -> anyhow::Result<Exit> {
     destination.serve(receiver)
 }
 
-fn address(args: &ReceiveArgs) -> anyhow::Result<SocketAddr> {
-    let found = args.listen.to_socket_addrs();
+/// The address to listen on, unless strangers could reach it.
+pub(crate) fn address(listen: &str, allow_remote: bool) -> anyhow::Result<SocketAddr> {
+    let found = listen.to_socket_addrs();
     let mut found = found.map_err(|error| {
-        usage(format!("--listen {}: {error}; give an address and a port", args.listen))
+        usage(format!("--listen {listen}: {error}; give an address and a port"))
     })?;
     let address = found.next().ok_or_else(|| usage("--listen: the name has no address"))?;
-    if !is_loopback(address.ip()) && !args.allow_remote_without_tls {
+    if !is_loopback(address.ip()) && !allow_remote {
         return Err(usage(format!(
             "{address} can be reached from other hosts, and nothing is encrypted yet: a guest's \
              memory could be read on its way, and anybody could start a guest here. Listen on \

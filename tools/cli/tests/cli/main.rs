@@ -8,6 +8,7 @@ mod pair;
 mod paper;
 mod predict;
 mod process;
+mod qemu;
 mod replay;
 mod simulate;
 mod support;
