@@ -5,6 +5,7 @@ use std::io::{self, Read};
 
 use proptest::prelude::*;
 
+use crate::encode::decoder_capabilities;
 use crate::fuzzing::{sample_frames, sample_stream, sample_table};
 use crate::limits;
 use crate::units::ChannelId;
@@ -44,7 +45,7 @@ fn is_taken(frame: &[u8]) -> bool {
     let Ok((frames, true)) = deframe(frame, &[usize::MAX]) else { return false };
     let [(header, body)] = &frames[..] else { return false };
     if header.kind == FrameKind::Pages {
-        PageFrameView::parse(header, body, &sample_table(), Capabilities::LZ4).is_ok()
+        PageFrameView::parse(header, body, &sample_table(), decoder_capabilities()).is_ok()
     } else {
         decode_message(header, body).is_ok()
     }
