@@ -6,4 +6,4 @@ cd "$(dirname "$0")/../.."
 cargo test -q
 # Not a default member: `cargo run` would have two programs to choose from.
 cargo test -q -p own-policy
-tools/ci/with-tests cargo test -q -p precopy --lib --features vm-memory vm_memory
+tools/ci/with-tests cargo test -q -p precopy --lib --all-features -- vm_memory kvm
