@@ -55,14 +55,14 @@ impl DirtySet {
         for (index, word) in (0..).zip(bits) {
             let mut word = *word;
             while word != 0 {
-                let low = u64::from(word.trailing_zeros());
-                let run = u64::from((word >> low).trailing_ones());
-                let start = index * 64 + low;
-                let end = (start + run).min(pages);
+                let low = word.trailing_zeros();
+                let run = (word >> low).trailing_ones();
+                let start = index * 64 + u64::from(low);
+                let end = (start + u64::from(run)).min(pages);
                 if start < end {
                     set.set_run(PageRun::from_range(first.get() + start..first.get() + end));
                 }
-                word &= u64::MAX.checked_shl((low + run) as u32).unwrap_or(0);
+                word &= u64::MAX.checked_shl(low + run).unwrap_or(0);
             }
         }
         true

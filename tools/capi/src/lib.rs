@@ -6,8 +6,10 @@
 //! values and calls the VMM's functions, and knows nothing of migrations; the other modules know
 //! no pointers.
 //!
-//! Handles are looked up in [`registry`], so that one that was freed, or is of another kind, is an
+//! Handles are looked up in `registry`, so that one that was freed, or is of another kind, is an
 //! error. Panics end at the boundary.
+
+#![cfg_attr(test, allow(clippy::assertions_on_result_states, clippy::unwrap_used))]
 
 mod cancel;
 mod destination;

@@ -48,15 +48,15 @@ pub(crate) struct Request {
 /// run the guest.
 pub(crate) fn send(
     mut request: Request,
-    memory: Arc<Memory>,
+    memory: &Arc<Memory>,
     mut guest: CallbackGuest,
 ) -> (Option<Account>, Result<(), Failure>) {
     // First: a tracker that is tried while another one is armed would fail for no reason.
-    let _in_use = match Arc::clone(&memory).take() {
+    let _in_use = match Arc::clone(memory).take() {
         Ok(in_use) => in_use,
         Err(failure) => return (None, Err(failure)),
     };
-    let (options, mut tracker, why) = match prepare(&mut request, &memory) {
+    let (options, mut tracker, why) = match prepare(&mut request, memory) {
         Ok(prepared) => prepared,
         Err(failure) => return (None, Err(failure)),
     };

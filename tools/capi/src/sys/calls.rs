@@ -86,20 +86,20 @@ impl GuestCalls {
     }
 
     pub(crate) fn throttle(&self, percent: u32) -> Result<(), String> {
-        let throttle = self.raw.throttle.ok_or("this VMM cannot hold its vCPUs".to_owned())?;
+        let throttle = self.raw.throttle.ok_or("this VMM cannot hold its vCPUs")?;
         // SAFETY: the promise of the module's text.
         answer("throttle", |why, size| unsafe { throttle(self.raw.user, percent, why, size) })
     }
 
     pub(crate) fn export_state(&self, into: *const StateSink) -> Result<(), String> {
-        let export = self.raw.export_state.ok_or("there is no `export_state`".to_owned())?;
+        let export = self.raw.export_state.ok_or("there is no `export_state`")?;
         let into = into.cast::<precopy_state_sink>().cast_mut();
         // SAFETY: the promise of the module's text. What `into` points to is never looked at.
         answer("export_state", |why, size| unsafe { export(self.raw.user, into, why, size) })
     }
 
     pub(crate) fn import_state(&self, state: &[u8]) -> Result<(), String> {
-        let import = self.raw.import_state.ok_or("there is no `import_state`".to_owned())?;
+        let import = self.raw.import_state.ok_or("there is no `import_state`")?;
         let (start, length) = (state.as_ptr().cast(), state.len());
         answer("import_state", |why, size| {
             // SAFETY: the promise of the module's text; the state lives until the call is over.
@@ -138,7 +138,7 @@ impl DirtyLogCalls {
     }
 
     pub(crate) fn harvest(&self, into: *const DirtySet) -> Result<(), String> {
-        let harvest = self.raw.harvest.ok_or("there is no `harvest`".to_owned())?;
+        let harvest = self.raw.harvest.ok_or("there is no `harvest`")?;
         let into = into.cast::<precopy_dirty_set>().cast_mut();
         // SAFETY: the promise of the module's text. What `into` points to is never looked at.
         answer("harvest", |why, size| unsafe { harvest(self.raw.user, into, why, size) })

@@ -74,7 +74,9 @@ pub(super) unsafe fn sized<T: Sized_>(pointer: *const T) -> Result<T, Failure> {
     let known = size.min(size_of::<T>());
     for at in known..size {
         // SAFETY: `size` bytes are readable.
-        let byte = unsafe { pointer.cast::<u8>().add(at).read() };
+        let place = unsafe { pointer.cast::<u8>().add(at) };
+        // SAFETY: as above.
+        let byte = unsafe { place.read() };
         if byte != 0 {
             return Err(Failure::argument(format!(
                 "This {name} sets a field, {at} bytes in, that this library does not know: it is \

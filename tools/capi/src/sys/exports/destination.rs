@@ -52,7 +52,7 @@ pub unsafe extern "C" fn precopy_receiver_new(
 #[unsafe(no_mangle)]
 pub extern "C" fn precopy_receiver_address(receiver: *const precopy_receiver) -> *const c_char {
     let found = RECEIVERS.get(receiver.addr());
-    found.map_or(forever(c""), |listening| listening.address.as_ptr())
+    found.map_or_else(|| forever(c""), |listening| listening.address.as_ptr())
 }
 
 /// Waits for a source and takes its guest over. Returns once the outcome is decided.

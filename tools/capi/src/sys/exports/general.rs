@@ -118,7 +118,7 @@ pub extern "C" fn precopy_error_status(error: *const precopy_error) -> precopy_s
 #[unsafe(no_mangle)]
 pub extern "C" fn precopy_error_message(error: *const precopy_error) -> *const c_char {
     let found = ERRORS.get(error.addr());
-    found.map_or(forever(c""), |failure| failure.message.as_ptr())
+    found.map_or_else(|| forever(c""), |failure| failure.message.as_ptr())
 }
 
 /// Whether the guest may run at the side that got the error.
@@ -178,7 +178,7 @@ pub extern "C" fn precopy_report_runs_here(report: *const precopy_report) -> pre
 #[unsafe(no_mangle)]
 pub extern "C" fn precopy_report_migration_id(report: *const precopy_report) -> *const c_char {
     let found = REPORTS.get(report.addr());
-    found.map_or(forever(c""), |account| account.migration_id.as_ptr())
+    found.map_or_else(|| forever(c""), |account| account.migration_id.as_ptr())
 }
 
 /// Everything about the attempt, as one JSON object: rounds, decisions, downtime by part. `json`

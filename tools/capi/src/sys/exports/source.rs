@@ -44,7 +44,7 @@ pub unsafe extern "C" fn precopy_send(
         // SAFETY: as above.
         let guest = unsafe { input::sized(guest) }?;
         let guest = CallbackGuest::new(GuestCalls::new(guest)?.exporting()?, true);
-        let (account, done) = source::send(request, memory, guest);
+        let (account, done) = source::send(request, &memory, guest);
         // SAFETY: as above.
         unsafe { hand_out(report, account) };
         done
