@@ -155,7 +155,8 @@ fn a_recording_holds_what_the_process_wrote_when() {
     let ticks = ticks(&path);
     let began = said["began_unix_ns"].as_u64().unwrap();
     // Clocks are read one after the other; a harvest takes some time from when it is stamped.
-    let slack = 1_000_000 + (said["harvest_max_us"].as_f64().unwrap() * 1e3) as u64;
+    let longest = Duration::from_secs_f64(said["harvest_max_us"].as_f64().unwrap() * 1e-6);
+    let slack = 1_000_000 + u64::try_from(longest.as_nanos()).unwrap();
     let end = began + ticks.last().unwrap().end.as_nanos();
     let (mut inside, mut written) = (0, BTreeSet::new());
     for (step, times) in steps.iter().enumerate() {
