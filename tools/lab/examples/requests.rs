@@ -48,7 +48,7 @@ fn migrate((users, seed, policy): &(u32, u64, &str)) -> Result<Cost, String> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
-    let seeds: u64 = words.next().map_or(Ok(20), |word| word.parse())?;
+    let seeds: usize = words.next().map_or(Ok(20), |word| word.parse())?;
     let users = words.next().unwrap_or_else(|| "100,200,300".to_owned());
     let users: Vec<u32> = users.split(',').map(str::parse).collect::<Result<_, _>>()?;
     println!(
@@ -57,11 +57,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     for users in users {
         let cases: Vec<_> = POLICIES
             .iter()
-            .flat_map(|policy| (1..=seeds).map(move |seed| (users, seed, *policy)))
+            .flat_map(|policy| (1..=seeds as u64).map(move |seed| (users, seed, *policy)))
             .collect();
         let costs: Vec<Cost> =
             each("migrations", &cases, &(), migrate)?.into_iter().flatten().collect();
-        for (policy, costs) in POLICIES.iter().zip(costs.chunks(seeds.max(1) as usize)) {
+        for (policy, costs) in POLICIES.iter().zip(costs.chunks(seeds.max(1))) {
             let mean =
                 |of: fn(&Cost) -> f64| costs.iter().map(of).sum::<f64>() / costs.len() as f64;
             println!(
