@@ -189,7 +189,7 @@ mod tests {
             assert_eq!(source.ticks(), expected.ticks().len() as u64);
             assert_eq!(MemoryTrace::read(&mut source).unwrap().ticks(), expected.ticks());
         }
-        let error = open(&place("d", b"ELF")).unwrap_err();
+        let error = open(&place("d", &b"ELF".repeat(100))).unwrap_err();
         assert!(error.to_string().contains("Not a precopy trace"), "{error}");
         assert!(matches!(open(folder.path()), Err(OpenError::Io(_))));
     }
