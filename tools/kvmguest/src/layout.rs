@@ -123,12 +123,12 @@ pub(crate) fn write(config: &GuestConfig, memory: &MappedMemory) -> Result<(), M
     let entry = |page: u64, index: u64, value: u64| {
         memory.store_u64(PageIndex::new(page), PageIndex::new(index * 8).as_usize(), value)
     };
-    entry(PML4_PAGE, 0, PDPT_PAGE * PAGE_BYTES | TABLE)?;
+    entry(PML4_PAGE, 0, (PDPT_PAGE * PAGE_BYTES) | TABLE)?;
     for directory in 0..DIRECTORIES {
         let page = DIRECTORY_PAGE + directory;
-        entry(PDPT_PAGE, directory, page * PAGE_BYTES | TABLE)?;
+        entry(PDPT_PAGE, directory, (page * PAGE_BYTES) | TABLE)?;
         for index in 0..512 {
-            entry(page, index, (directory << 30 | index << 21) | LARGE)?;
+            entry(page, index, (directory << 30) | (index << 21) | LARGE)?;
         }
     }
     memory.write_bytes(PageIndex::new(CODE_PAGE), 0, sys::code())?;
