@@ -128,7 +128,7 @@ pub(crate) fn write(config: &GuestConfig, memory: &MappedMemory) -> Result<(), M
         let page = DIRECTORY_PAGE + directory;
         entry(PDPT_PAGE, directory, (page * PAGE_BYTES) | TABLE)?;
         for index in 0..512 {
-            entry(page, index, (directory << 30 | index << 21) | LARGE)?;
+            entry(page, index, (directory << 30) | (index << 21) | LARGE)?;
         }
     }
     memory.write_bytes(PageIndex::new(CODE_PAGE), 0, sys::code())?;
