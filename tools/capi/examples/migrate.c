@@ -350,7 +350,7 @@ static int destination(int address_pipe) {
 }
 
 /* Runs a guest, and sends it. */
-static int source(const char *address) {
+static int source(const char *address, pid_t child) {
     struct vm *vm = vm_new();
     vm_start(vm);
     vm_set_running(vm, true);
@@ -393,9 +393,14 @@ static int source(const char *address) {
                 precopy_error_message(error));
         precopy_error_free(error);
     }
+    /* If nothing was begun, the child waits in vain. Else it first says what it has to say. */
+    if (report == NULL)
+        kill(child, SIGTERM);
+    int ended = -1;
+    waitpid(child, &ended, 0);
     print_report("source", report);
     vm_free(vm);
-    return status != PRECOPY_OK;
+    return status != PRECOPY_OK || !WIFEXITED(ended) || WEXITSTATUS(ended) != 0;
 }
 
 int main(int argc, char **argv) {
@@ -433,7 +438,5 @@ int main(int argc, char **argv) {
     if (read(ends[0], address, sizeof address - 1) <= 0)
         die("no address");
     close(ends[0]);
-    int sent = source(address), status = -1;
-    waitpid(child, &status, 0);
-    return sent != 0 || !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+    return source(address, child);
 }
