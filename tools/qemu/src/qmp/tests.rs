@@ -8,7 +8,10 @@ use std::thread::{self, JoinHandle};
 
 use super::*;
 
-const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, "capabilities": ["oob"]}}"#;
+const GREETING: &str = concat!(
+    r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, "#,
+    r#""capabilities": ["oob"]}}"#
+);
 const SHORT: Duration = Duration::from_millis(200);
 
 /// A server that greets, lets the client in, and then does as told.

@@ -169,10 +169,10 @@ fn expected(step: FrameKind, victim: Victim) -> (Side, Side, Option<i32>) {
         (Sender, Pages | State) => (Runs, Waits, None),
         (Sender, Prepare | Ready) => (Runs, Gone, None),
         (Sender, _) => (Stopped, Runs, None),
-        // Its guard ends a QEMU that took the state; the journal says that it never was committed.
+        // Its guard ends a QEMU that took the state: the journal says that it was never committed.
         (Receiver, Pages | State | Prepare) => (Runs, Waits, Some(3)),
-        (Receiver, Ready) => (Runs, Gone, Some(3)),
-        (Receiver, Commit) => (Stopped, Gone, Some(5)),
+        // Once it hears Ready, the source tries Commit: a doubt, which the journal settles.
+        (Receiver, Ready | Commit) => (Stopped, Gone, Some(5)),
         (Receiver, _) => (Stopped, Runs, Some(0)),
         // The guest is lost while QEMU still has it; later it is saved.
         (SourceQemu, Pages) => (Gone, Waits, Some(1)),
