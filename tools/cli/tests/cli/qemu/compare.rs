@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::vm::{BEATS, Spec, Vm, there_is_a_qemu};
 use super::{migrate, millis, setting};
 
-/// After this long a migration that does not end is given up.
+/// After this long a migration of QEMU's own that does not end is given up; ours stops the guest.
 const TIME_MAX: Duration = Duration::from_secs(60);
 /// Downtime that both aim at: QEMU's default.
 const DOWNTIME_LIMIT_MS: u64 = 300;
@@ -58,7 +58,8 @@ fn feel(source: &File, destination: &File, over: &AtomicBool) -> Option<f64> {
 
 fn ours(source: &Vm, destination: &Vm, cap: Option<u64>, policy: &str) -> Run {
     let limit = format!("{DOWNTIME_LIMIT_MS}ms");
-    let mut more = vec!["--policy", policy, "--downtime-limit", &limit];
+    let most = format!("{}s", TIME_MAX.as_secs());
+    let mut more = vec!["--policy", policy, "--downtime-limit", &limit, "--max-time", &most];
     let cap = cap.map(|cap| cap.to_string());
     more.extend(cap.iter().flat_map(|cap| ["--bandwidth-cap", cap]));
     let report = migrate(source, destination, &more);
@@ -103,6 +104,15 @@ fn theirs(source: &mut Vm, destination: &mut Vm, cap: Option<u64>) -> Run {
     }
 }
 
+/// Ends the feeling whatever happens.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Moves a fresh guest, and feels its pulse meanwhile.
 fn once(spec: &Spec, go: impl FnOnce(&mut Vm, &mut Vm) -> Run) -> Run {
     let mut source = Vm::running(spec);
@@ -111,10 +121,11 @@ fn once(spec: &Spec, go: impl FnOnce(&mut Vm, &mut Vm) -> Run) -> Run {
     let (here, there) = (source.ram_file(), destination.ram_file());
     let over = AtomicBool::new(false);
     let (mut run, gap) = thread::scope(|scope| {
+        let end = Over(&over);
         let pulse = scope.spawn(|| feel(&here, &there, &over));
         let run = go(&mut source, &mut destination);
         thread::sleep(Duration::from_millis(300));
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         (run, pulse.join().unwrap())
     });
     run.gap_ms = gap.unwrap_or(f64::NAN);
