@@ -15,14 +15,14 @@ out=${1:-$work/report}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 echo "report in $out"
-cargo run -q -p lab --example sample_report -- "$out"
+cargo run -q --release -p lab --example sample_report -- "$out"
 
 # A full disk: an error that names the file, and nothing half-written. Needs a small file system.
 full=$work/full
 mkdir "$full"
 if mount -t tmpfs -o size=256k none "$full" 2>/dev/null; then
     status=0
-    cargo run -q -p lab --example sample_report -- "$full" 2>"$work/full.log" || status=$?
+    cargo run -q --release -p lab --example sample_report -- "$full" 2>"$work/full.log" || status=$?
     left=$(find "$full" -name '.report-*' | wc -l)
     umount "$full"
     if [ "$status" -eq 0 ] || [ "$left" -ne 0 ] ||
