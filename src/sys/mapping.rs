@@ -66,7 +66,7 @@ pub fn base_page_bytes() -> usize {
 }
 
 /// One contiguous mapping: [made here](Self::new), zero-initialised and aligned to
-/// [`HUGE_PAGE_BYTES`]; [of a file](Self::of_file); or [a VMM's own](Self::adopt).
+/// [`HUGE_PAGE_BYTES`]; [of a file](Self::of_vmm_file); or [a VMM's own](Self::adopt).
 ///
 /// Invariant: `base` is the start of `mapped_bytes` bytes, mapped readable (and writable, but for
 /// moments in which a dirty tracker write-protects pages and handles the faults, and for files

@@ -65,7 +65,7 @@ impl Stage {
     }
 }
 
-/// The guard, as its owner holds it. If it is dropped without [`dismiss`](Self::dismiss), the
+/// The guard, as its owner holds it. If it is dropped without `dismiss`, the
 /// guard does what it would do if its owner died.
 #[derive(Debug)]
 pub struct Guard {
