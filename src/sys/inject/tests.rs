@@ -421,7 +421,7 @@ fn busy_threads_come_to_no_harm() {
     victim.hear();
     let process = victim.process();
     let mut pauses = Vec::new();
-    for round in 0..rounds(40) {
+    for round in 0..rounds(10) {
         // By any of its threads, not only by the best.
         let target = target::look(&process).unwrap();
         let at = usize::try_from(round).unwrap() % target.threads.len();
@@ -487,7 +487,7 @@ fn computing_threads_come_to_no_harm() {
     let mut victim = Victim::start("spin");
     let thread = i32::try_from(victim.numbers()[0]).unwrap();
     let process = victim.process();
-    for _ in 0..rounds(50) {
+    for _ in 0..rounds(6) {
         attach_to(&process, thread).unwrap();
     }
     assert_untouched(&process);
@@ -560,7 +560,7 @@ fn being_killed_while_attaching_does_no_harm() {
     let mut victim = Victim::start("hammer 4");
     victim.hear();
     let process = victim.process();
-    for round in 0..rounds(12) {
+    for round in 0..rounds(6) {
         let mut killer = Victim::start(&format!("again {}", victim.child.id()));
         killer.hear();
         thread::sleep(Duration::from_micros(1000 + round * 977 % 4000));
@@ -579,7 +579,7 @@ fn being_killed_while_attached_to_is_an_error() {
     if !can_attach() {
         return;
     }
-    for round in 0..rounds(12) {
+    for round in 0..rounds(6) {
         let mut victim = Victim::start("hammer 4");
         victim.hear();
         let process = Arc::new(victim.process());

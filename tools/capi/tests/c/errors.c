@@ -416,7 +416,7 @@ static void memory(void) {
     TRY(PRECOPY_ERROR_ARGUMENT, "flags", {.host = host, .length = PAGE, .flags = 2});
     TRY(bad, "descriptor 9999", {.flags = PRECOPY_REGION_FILE, .fd = 9999, .length = PAGE});
     TRY(bad, "no memfd", {.flags = PRECOPY_REGION_FILE, .fd = pipes[0], .length = PAGE});
-    TRY(bad, "whole pages of a file", {.flags = PRECOPY_REGION_FILE, .fd = fd, .length = 65 * PAGE});
+    TRY(bad, "the file ends before", {.flags = PRECOPY_REGION_FILE, .fd = fd, .length = 65 * PAGE});
     TRY(bad, "same bytes of a file", {.flags = PRECOPY_REGION_FILE, .fd = fd, .length = 2 * PAGE},
         {.flags = PRECOPY_REGION_FILE, .fd = fd, .length = PAGE, .file_offset = PAGE,
          .guest_address = 8 * PAGE});
