@@ -246,7 +246,7 @@ fn set_start(config: &GuestConfig, fd: &VcpuFd, number: u8) -> errno::Result<()>
     let regs = layout::start_regs(config, number);
     fd.set_regs(&regs)?;
     let mut xsave = fd.get_xsave()?;
-    layout::set_sse_register(&mut xsave, [regs.rsi, regs.rdi]);
+    layout::set_sse_registers(&mut xsave, [[regs.rsi, regs.rdi], [regs.r8, regs.r14]]);
     set_xsave(fd, &xsave)?;
     let mut debug = fd.get_debug_regs()?;
     debug.db[0] = regs.r8;

@@ -70,7 +70,7 @@ impl Fault {
     /// In words.
     pub(crate) fn text(self) -> &'static str {
         match self {
-            Self::Sse => "an SSE register does not hold what the step before left in it",
+            Self::Sse => "an SSE register does not hold what was left in it",
             Self::Future => "a page says that it was written by a step that is still to come",
             Self::Check => "a page's check word does not fit its counters",
             Self::Debug => "debug register 0 does not hold what it was given",
@@ -184,16 +184,16 @@ pub(crate) fn set_long_mode(sregs: &mut kvm_sregs) {
     (sregs.cr0, sregs.cr4, sregs.efer) = (CR0, CR4, EFER);
 }
 
-/// Puts two words into SSE register 0 of an extended state. Setting them by `KVM_SET_FPU` would
+/// Puts two words into each of the first SSE registers of an extended state. Setting them by `KVM_SET_FPU` would
 /// leave the state's header saying that the SSE registers are as after a reset, and so they would
 /// be.
-pub(crate) fn set_sse_register(xsave: &mut kvm_xsave, words: [u64; 2]) {
-    /// Where the register lies in the legacy region, and the bit of the header that says that it
-    /// holds something (Intel SDM, volume 1, 13.4), in words of 32 bits.
+pub(crate) fn set_sse_registers(xsave: &mut kvm_xsave, registers: [[u64; 2]; 2]) {
+    /// Where they lie in the legacy region, and the bit of the header that says that they hold
+    /// something (Intel SDM, volume 1, 13.4), in words of 32 bits.
     const XMM0: usize = 160 / 4;
     const HEADER: usize = 512 / 4;
     const SSE: u32 = 1 << 1;
-    let halves = words.into_iter().flat_map(u64::to_le_bytes);
+    let halves = registers.into_iter().flatten().flat_map(u64::to_le_bytes);
     let halves: Vec<u8> = halves.collect();
     for (to, from) in xsave.region[XMM0..].iter_mut().zip(halves.as_chunks().0) {
         *to = u32::from_le_bytes(*from);

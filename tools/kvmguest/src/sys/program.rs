@@ -8,6 +8,7 @@
 //! rbp  position in the ring                            r11  cold pages
 //! r12, r13  multiplier and increment of the stream     r14  multiplier of the check words
 //! xmm0      steps done and state of the stream again   rax, rcx, rdx  scratch
+//! xmm1      r8 and r14 again, never written
 //! ```
 //!
 //! One step draws a number, picks a page by it, checks the vCPU's block in that page, counts in it
@@ -101,7 +102,13 @@ global_asm!(
     "out {port_stop}, al",
     "jmp 20b",
     // Now and then: what the vCPU holds besides registers, and a sign of life.
-    "60: mov rdx, dr0",
+    "60: movdqu [r8 + {sse}], xmm1",
+    "mov al, {fault_sse}",
+    "cmp [r8 + {sse}], r8",
+    "jne 90f",
+    "cmp [r8 + {sse} + 8], r14",
+    "jne 90f",
+    "mov rdx, dr0",
     "mov al, {fault_debug}",
     "cmp rdx, r8",
     "jne 90f",
