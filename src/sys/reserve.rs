@@ -28,8 +28,8 @@ pub(crate) enum Access {
     Write,
 }
 
-/// Maps `bytes` (a multiple of the huge page) readable, and writable if asked, at an address that is a
-/// multiple of the huge page. Nothing is committed.
+/// Maps `bytes` (a multiple of the huge page) readable, and writable if asked, at an address that
+/// is a multiple of the huge page. Nothing is committed.
 pub(super) fn map_aligned(bytes: usize, content: &Content<'_>) -> io::Result<NonNull<u8>> {
     let too_large = || io::Error::from(io::ErrorKind::OutOfMemory);
     let room = bytes.checked_add(HUGE_PAGE_BYTES).and_then(NonZeroUsize::new);

@@ -133,7 +133,8 @@ impl Userfaultfd {
         self.user_only
     }
 
-    /// Registers an address range of the process that opened it for write protection. Nothing is protected yet.
+    /// Registers an address range of the process that opened it for write protection.
+    /// Nothing is protected yet.
     ///
     /// # Errors
     /// If the range is not page-aligned (huge-page-aligned for hugetlb), not mapped, of a kind

@@ -55,8 +55,8 @@ pub struct SourceOptions {
     pub encoder: EncoderKind,
     /// Most bytes of what deltas are made from, at the source
     /// ([`DeltaCache`](crate::encode::DeltaCache)). `None`: an eighth of the guest's memory, at
-    /// most [`limits::DELTA_CACHE_DEFAULT_MAX`]. It is allocated as pages are sent, and gone when the
-    /// attempt ends.
+    /// most [`limits::DELTA_CACHE_DEFAULT_MAX`]. It is allocated as pages are sent, and gone when
+    /// the attempt ends.
     pub delta_cache_bytes: Option<u64>,
     /// Most bytes per second over all channels together.
     pub bandwidth_cap_bytes_per_s: Option<u64>,

@@ -21,9 +21,10 @@
 //! law would cost more than the whole residual.
 //!
 //! **Hopeless.** Where over `evidence_s` at one throttle no residual came near the downtime limit
-//! (1.5 times it) and the lows do not fall, the policy says so, with what it saw, and does what `hopeless` says; in the
-//! pre-flight already if that saw enough. By default it gives up: the guest goes on unharmed, and
-//! its owner may allow more, throttle it, or come back at a quieter hour.
+//! (1.5 times it) and the lows do not fall, the policy says so, with what it saw, and does what
+//! `hopeless` says; in the pre-flight already if that saw enough. By default it gives up: the
+//! guest goes on unharmed, and its owner may allow more, throttle it, or come back at a quieter
+//! hour.
 
 mod law;
 

@@ -184,9 +184,9 @@ pub(crate) fn set_long_mode(sregs: &mut kvm_sregs) {
     (sregs.cr0, sregs.cr4, sregs.efer) = (CR0, CR4, EFER);
 }
 
-/// Puts two words into each of the first SSE registers of an extended state. Setting them by `KVM_SET_FPU` would
-/// leave the state's header saying that the SSE registers are as after a reset, and so they would
-/// be.
+/// Puts two words into each of the first SSE registers of an extended state. Setting them by
+/// `KVM_SET_FPU` would leave the state's header saying that the SSE registers are as after a
+/// reset, and so they would be.
 pub(crate) fn set_sse_registers(xsave: &mut kvm_xsave, registers: [[u64; 2]; 2]) {
     /// Where they lie in the legacy region, and the bit of the header that says that they hold
     /// something (Intel SDM, volume 1, 13.4), in words of 32 bits.

@@ -52,7 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let users = words.next().unwrap_or_else(|| "100,200,300".to_owned());
     let users: Vec<u32> = users.split(',').map(str::parse).collect::<Result<_, _>>()?;
     println!(
-        "users  policy                                  downtime ms  total s  actions  request-seconds"
+        "users  policy                                  downtime ms  total s  actions  \
+         request-seconds"
     );
     for users in users {
         let cases: Vec<_> = POLICIES

@@ -271,7 +271,8 @@ pub(crate) struct ProcessArgs {
     #[arg(long, value_name = "PID")]
     pub(crate) pid: Option<u32>,
     /// Only these addresses, in hexadecimal as in /proc/PID/maps; may be given more than once
-    #[arg(long = "range", value_name = "FROM-TO", value_parser = parse::addresses, requires = "pid")]
+    #[arg(long = "range", value_name = "FROM-TO", requires = "pid")]
+    #[arg(value_parser = parse::addresses)]
     pub(crate) ranges: Vec<Range<usize>>,
     /// Only the largest mapping
     #[arg(long, requires = "pid", conflicts_with = "ranges")]

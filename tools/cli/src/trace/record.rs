@@ -116,7 +116,8 @@ pub(super) fn no_guest_options(args: &RecordArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     Err(usage(
-        "--pid records a process as it is: --users, --tracker and what is under Guest do not go with it",
+        "--pid records a process as it is: --users, --tracker and what is under Guest do not go \
+         with it",
     ))
 }
 

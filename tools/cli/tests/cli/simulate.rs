@@ -77,7 +77,7 @@ fn a_drop_of_the_link_and_an_open_loop_change_the_run() {
     let steady = total(&["--link", "10MB/s"]);
     let dropped = total(&["--link", "10MB/s,5MB/s@200ms"]);
     assert!(dropped > steady + 0.5, "{steady} {dropped}");
-    let stretched = ["--link", "5MB/s", "--policy", "xen+auto-converge"];
+    let stretched = ["--link", "5MB/s", "--policy", "fixed-rounds:rounds=25+stun"];
     let open = [&stretched[..], &["--open-loop", "--pace", "1.5"]].concat();
     let (stretched, open) = (total(&stretched), total(&open));
     assert!((stretched - open).abs() > 1e-3, "an open loop changes nothing: {stretched} {open}");

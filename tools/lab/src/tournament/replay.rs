@@ -403,7 +403,8 @@ preflight_s = 2
 name = \"slow\"
 bandwidth_bytes_per_s = 8e6
 changes = [{ at_s = 1.5, bandwidth_bytes_per_s = 5e6 }]
-";
+\
+    ";
 
     #[test]
     fn the_oracles_begin_when_the_migration_does() {
