@@ -3,5 +3,5 @@
 # Replays the fuzz corpora on a stable compiler. Part of `cargo test` too; this runs just it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-tools/ci/with-tests cargo test -q --test it corpus
-tools/ci/with-tests cargo test -q -p lab --test it plans
+# Selected as in tools/ci/test.sh, so that nothing is built again.
+tools/ci/with-tests cargo test -q --test it -- corpus plans
