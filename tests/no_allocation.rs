@@ -17,7 +17,7 @@ const PAGES: u64 = 100_000;
 /// For trackers that work on real memory.
 const WATCHED_PAGES: u64 = 5000;
 
-/// Rounds of write, harvest, walk and restore on memory that the system watches. The first harvest
+/// Rounds of write, peek, clear, harvest, walk and restore on memory that the system watches. The first harvest
 /// may make room for the others.
 fn assert_allocates_nothing_more(
     make: impl FnOnce(&MappedMemory) -> Result<Box<dyn DirtyTracker>, DirtyError>,
@@ -36,6 +36,10 @@ fn assert_allocates_nothing_more(
             memory.store_u64(PageIndex::new(page), 8, round).expect("writes");
         }
         set.clear_all();
+        let window = PageRun::from_range(WATCHED_PAGES - 50..WATCHED_PAGES);
+        if tracker.peek(window, &mut set).expect("peeks") {
+            tracker.clear(&[window]).expect("clears");
+        }
         tracker.harvest(&mut set).expect("harvests");
         seen += set.runs().map(PageRun::pages).sum::<u64>();
         tracker.restore(&set).expect("restores");

@@ -79,7 +79,8 @@ pub(super) type Mend<'a> = &'a mut dyn FnMut(&Area) -> io::Result<bool>;
 #[derive(Debug)]
 pub(super) struct Scanner {
     name: &'static str,
-    table: RegionTable,
+    /// Shared, so that a harvest can hold it without a copy.
+    table: Arc<RegionTable>,
     areas: Vec<Area>,
     pagemap: Pagemap,
     buffer: RegionBuffer,
@@ -96,7 +97,8 @@ impl Scanner {
         pagemap: Pagemap,
     ) -> Self {
         let (blocks, restored) = (Blocks::new(&areas), DenseBitmap::new(table.pages()));
-        Self { name, table, areas, pagemap, buffer: RegionBuffer::new(), blocks, restored }
+        let (table, buffer) = (Arc::new(table), RegionBuffer::new());
+        Self { name, table, areas, pagemap, buffer, blocks, restored }
     }
 
     pub(super) fn pages(&self) -> u64 {
@@ -160,11 +162,11 @@ impl Scanner {
         into: &mut DenseBitmap,
     ) -> Result<(), DirtyError> {
         self.check(into)?;
-        for (region, bytes) in self.pieces(window) {
+        let table = Arc::clone(&self.table);
+        for (region, bytes) in pieces(&table, window) {
             let area = &self.areas[region];
             let end = bytes.end.next_multiple_of(area.granule).min(area.addresses.len());
             let whole = bytes.start - bytes.start % area.granule..end;
-            let table = self.table.clone();
             let scanned = self.scan(region, whole, PEEK, |found, _, _| {
                 let found = found.start.max(bytes.start)..found.end.min(bytes.end);
                 into.set_run(pages_touched(&table, region, found));
@@ -178,8 +180,9 @@ impl Scanner {
     /// be found by the next harvest. A huge page of the pool is larger than what is read at a
     /// time, so there nothing is cleared; a transparent one is split.
     pub(super) fn clear(&mut self, runs: &[PageRun]) -> Result<(), DirtyError> {
+        let table = Arc::clone(&self.table);
         for run in runs {
-            for (region, bytes) in self.pieces(*run) {
+            for (region, bytes) in pieces(&table, *run) {
                 if self.areas[region].granule > base_page_bytes() {
                     continue;
                 }
@@ -200,19 +203,11 @@ impl Scanner {
         self.pagemap.is_alive(at)
     }
 
-    /// The parts of a run: region and bytes in it.
-    fn pieces(&self, run: PageRun) -> Vec<(usize, Range<usize>)> {
-        let bytes = |piece: RegionRun| {
-            (piece.region, bytes_of(&self.table, piece.first_page, piece.run.pages()))
-        };
-        self.table.split(run).map(bytes).collect()
-    }
-
     /// Protects what was written, and hands each dense run of it to `report`.
     fn walk(&mut self, mend: Mend<'_>, mut report: impl FnMut(PageRun)) -> io::Result<u64> {
         let mut steps = 0;
+        let table = Arc::clone(&self.table);
         for region in 0..self.areas.len() {
-            let table = self.table.clone();
             let mut report = |bytes| report(pages_touched(&table, region, bytes));
             steps += match self.walk_area(region, &mut report) {
                 // Memory in the area is not registered: it was not there before.
@@ -395,4 +390,11 @@ impl Scanner {
             visit(found.start - base..found.end - base, categories, blocks);
         })
     }
+}
+
+/// The parts of a run: region and bytes in it.
+fn pieces(table: &RegionTable, run: PageRun) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+    table.split(run).map(|piece: RegionRun| {
+        (piece.region, bytes_of(table, piece.first_page, piece.run.pages()))
+    })
 }
