@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# Builds a report of made-up figures that fills every section, one of a real experiment with
-# one seed, and one of a tournament, and opens them as a reader would, in headless Chromium, without a network. Fails
-# on anything in the console, on a declared chart that is missing or has no size, and on any
-# request besides the page itself. Then breaks copies of the page, to see that each is noticed.
+# Builds a report of made-up figures that fills every section, one of a real experiment with one
+# seed, and one of a tournament, and opens them as a reader would, in headless Chromium, without a
+# network. Fails on anything in the console, on a declared chart that is missing or has no size, and
+# on any request besides the page itself. Then breaks copies of the page, to see that each is noticed.
 #
 #   tools/ci/report.sh [DIR]     DIR gets the report and its screenshots, light and dark
 set -euo pipefail
