@@ -47,8 +47,12 @@ impl ModelGuest {
         if !tracker.armed {
             return false;
         }
-        self.written.set(page);
-        tracker.record.insert(page)
+        let noticed = tracker.record.insert(page);
+        // What is on record was written, or was given back already.
+        if noticed {
+            self.written.set(page);
+        }
+        noticed
     }
 
     /// From here on it is known which pages the destination does not hold as they are, that is
