@@ -192,11 +192,18 @@ impl ModelTracker {
         }
     }
 
-    pub(super) fn peek(&self, window: PageRun) -> DenseBitmap {
-        let mut set = DenseBitmap::new(self.record.len());
-        set.set_run(window);
-        // The record has the set's length by construction.
-        let _ = set.and_with(&self.record);
+    /// What is on record in a window. Give it back by [`recycle`](Self::recycle).
+    pub(super) fn peek(&mut self, window: PageRun) -> DenseBitmap {
+        let spare = self.spare.take();
+        let mut set = spare.unwrap_or_else(|| DenseBitmap::new(self.record.len()));
+        let mut at = window.start();
+        while at < window.end()
+            && let Some(run) = self.record.next_run(at, window.end() - at)
+        {
+            let end = run.end().min(window.end());
+            set.set_run(PageRun::from_range(run.start().get().min(end.get())..end.get()));
+            at = end;
+        }
         set
     }
 

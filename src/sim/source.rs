@@ -300,6 +300,7 @@ impl SourceHost {
             SourceAction::Peek { window } => {
                 let set = self.tracker.peek(window);
                 self.session.handle(now, SourceInput::Peeked(Some(&set)));
+                self.tracker.recycle(set);
             }
             SourceAction::SendBatch(batch) => self.queue_batch(batch, check),
             SourceAction::SetThrottle(throttle) => self.throttle = throttle,
