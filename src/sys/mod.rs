@@ -28,6 +28,8 @@ pub(crate) use hostmap::{bytes_of, pages_touched};
 pub use kvm::{KvmRings, KvmSlots, RING_ENTRIES_MAX, RingTest, test_ring};
 pub use mapping::{Backing, HUGE_PAGE_BYTES, Mapping, base_page_bytes};
 pub use pagemap::{Categories, Pagemap, Query, RegionBuffer};
+#[cfg(test)]
+pub(crate) use process::test_child;
 pub(crate) use process::{Area, Entries};
 pub use process::{Process, ProcessMap, ProcessMapError, ProcessMapping};
 pub(crate) use reserve::Access;
