@@ -371,6 +371,28 @@ fn seccomp_is_not_set_off() {
     });
 }
 
+/// A thread with a filter of its own is left alone where another one has none.
+#[test]
+fn a_confined_thread_is_passed_over() {
+    if !can_attach() {
+        return;
+    }
+    let mut victim = start("confined-thread");
+    let confined = i32::try_from(victim.numbers()[0]).unwrap();
+    victim.tell("");
+    victim.hear();
+    let process = victim.process();
+    let target = target::look(&process).unwrap();
+    if target.confined {
+        println!("SKIPPED: all that runs here is confined");
+        return;
+    }
+    assert!(!target.threads.is_empty() && !target.threads.contains(&confined), "{target:?}");
+    attach(&process).unwrap();
+    victim.tell("");
+    victim.hear();
+}
+
 /// Without privilege: one's own processes, and no others.
 #[test]
 fn rights_are_respected() {
