@@ -393,6 +393,30 @@ fn a_confined_thread_is_passed_over() {
     victim.hear();
 }
 
+/// Descriptors run out: of the process that attaches, which needs none for its helper; and of the
+/// other one, which then goes on where it was.
+#[test]
+fn descriptors_run_out() {
+    if !can_attach() {
+        return;
+    }
+    let mut victim = start("wait");
+    victim.hear();
+    let mut other = start(&format!("try-full {}", victim.child.id()));
+    assert_eq!(other.hear(), "done");
+    let mut full = start("full");
+    full.hear();
+    let refused = attach(&full.process());
+    assert!(
+        matches!(&refused, Err(InjectError::Refused { source, .. })
+        if source.raw_os_error() == Some(libc::EMFILE)),
+        "{refused:?}"
+    );
+    full.tell("");
+    full.hear();
+    assert_untouched(&full.process());
+}
+
 /// Without privilege: one's own processes, and no others.
 #[test]
 fn rights_are_respected() {
