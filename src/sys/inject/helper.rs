@@ -53,18 +53,16 @@ pub(super) struct Report {
     pub(super) step: Step,
     /// The system's answer, or a signal's number.
     pub(super) code: u64,
-    /// Which thread.
-    pub(super) thread: u64,
     /// How long the thread was stopped.
     pub(super) pause_ns: u64,
 }
 
 impl Report {
-    pub(super) const BYTES: usize = 32;
+    pub(super) const BYTES: usize = 24;
 
     pub(super) fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
-        let numbers = [self.step as u64, self.code, self.thread, self.pause_ns];
+        let numbers = [self.step as u64, self.code, self.pause_ns];
         for (place, number) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
             *place = number.to_ne_bytes();
         }
@@ -76,7 +74,7 @@ impl Report {
         let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
         let step = number(0)?;
         let step = Step::ALL.into_iter().find(|known| *known as u64 == step)?;
-        Some(Self { step, code: number(1)?, thread: number(2)?, pause_ns: number(3)? })
+        Some(Self { step, code: number(1)?, pause_ns: number(2)? })
     }
 }
 
@@ -154,12 +152,11 @@ pub(super) fn run(orders: &Orders, socket: c_int) -> ! {
 
 /// Tries one thread after the other until one has stopped.
 fn try_all(orders: &Orders) -> (Report, Option<c_int>) {
-    let mut report = Report { step: Step::Stop, code: 0, thread: 0, pause_ns: 0 };
+    let mut report = Report { step: Step::Stop, code: 0, pause_ns: 0 };
     for thread in orders.threads.into_iter().take_while(|thread| *thread != 0) {
         let began = raw::now();
         let answer = try_one(Thread(thread), orders);
         let pause = raw::now().saturating_sub(began);
-        report.thread = u64::from(thread.unsigned_abs());
         report.pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
         match answer {
             Ok(uffd) => {

@@ -134,9 +134,7 @@ fn finish(
                 what: "use the userfaultfd",
                 source,
             })?;
-            let pause = Duration::from_nanos(report.pause_ns);
-            let thread = u32::try_from(report.thread).unwrap_or(0);
-            return Ok(Attachment { uffd, pause, thread });
+            return Ok(Attachment { uffd, pause: Duration::from_nanos(report.pause_ns) });
         }
         (Step::Done, None) => InjectError::HelperLost { pid },
         (Step::Seize, _) => target::refused(process),

@@ -512,7 +512,7 @@ fn programs_of_32_bits_are_refused() {
 #[test]
 fn reports_survive_the_way() {
     for step in Step::ALL {
-        let report = Report { step, code: 7, thread: 8, pause_ns: 9 };
+        let report = Report { step, code: 7, pause_ns: 9 };
         assert_eq!(Report::from_bytes(report.to_bytes()), Some(report));
     }
     assert_eq!(Report::from_bytes([0; Report::BYTES]), None);
