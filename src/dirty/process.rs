@@ -201,14 +201,16 @@ impl DirtyTracker for ProcessTracker {
         if !std::mem::take(&mut self.armed) {
             return Ok(());
         }
+        let mut released = Ok(());
         for area in self.scanner.areas() {
+            // One that cannot be released must not keep the others from it.
             if let Err(refused) = self.attachment.uffd().unregister(&area.addresses)
                 && self.scanner.is_alive()
                 && !self.follows
             {
-                return Err(self.scanner.system("release guest memory")(refused));
+                released = Err(self.scanner.system("release guest memory")(refused));
             }
         }
-        Ok(())
+        released
     }
 }

@@ -558,6 +558,29 @@ fn remapped_memory_is_noticed() {
     }
 }
 
+/// What cannot be released keeps nothing else protected.
+#[test]
+fn memory_beside_unmapped_memory_is_released() {
+    if !can_attach() {
+        return;
+    }
+    let mut victim = start("unmap");
+    let starts = victim.numbers().into_iter().map(|start| usize::try_from(start).unwrap());
+    let parts = starts.map(|start| (GuestAddress::new(start as u64), start..start + (2 << 20)));
+    let (unmapped, mut parts) = (parts.clone().next().unwrap().1, parts.collect::<Vec<_>>());
+    parts.sort_by_key(|(start, _)| *start);
+    let map = ProcessMap::new(Arc::new(victim.process()), PageSize::BASE, &parts).unwrap();
+    let mut tracker = ProcessTracker::attach(Arc::new(map)).unwrap();
+    tracker.arm().unwrap();
+    victim.tell("");
+    victim.hear();
+    let (process, released) = (victim.process(), tracker.disarm());
+    for (_, addresses) in parts.into_iter().filter(|(_, addresses)| *addresses != unmapped) {
+        assert_eq!(protected(&process, addresses), 0, "{released:?}");
+    }
+    assert!(released.is_err());
+}
+
 /// What the module's documentation says of a helper that is killed in the midst of it: a thread
 /// that waits in a system call sees that call return.
 #[test]
