@@ -20,15 +20,6 @@ pub use ring::{KvmRingLog, KvmRingTracker};
 use std::io;
 
 use super::DirtyError;
-use crate::bitmap::{DenseBitmap, LengthMismatch};
-
-fn check(pages: u64, set: &DenseBitmap) -> Result<(), DirtyError> {
-    if set.len() == pages {
-        Ok(())
-    } else {
-        Err(LengthMismatch { ours: pages, theirs: set.len() }.into())
-    }
-}
 
 fn system(tracker: &'static str, what: &'static str) -> impl Fn(io::Error) -> DirtyError {
     move |source| DirtyError::System { tracker, what, source }
