@@ -21,9 +21,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Plain data, policies, and the traits at whose seams back-ends plug in.
     ("policy", &["bitmap", "limits", "units"]),
     ("trace", &["bitmap", "dirty", "limits", "policy", "rng", "units"]),
-    ("report", &["policy", "units"]),
-    ("guest", &["report", "units"]),
     ("encode", &["units"]),
+    ("report", &["encode", "policy", "units"]),
+    ("guest", &["report", "units"]),
     ("wire", &["encode", "limits", "region", "units"]),
     // Back-ends: never one another, never the session.
     ("memory", &["bitmap", "region", "sys", "units"]),
