@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Tracking by KVM: what vCPUs write, exactly, page by page. What the VMM itself writes to guest
 //! memory (devices, an imported state) is not seen: mark it, and join both with
-//! [`UnionTracker`](super::UnionTracker).
+//! [`UnionTracker`](super::UnionTracker). Nor is what vCPUs write in system management mode, where
+//! a VM has slots of their own for that (KVM's second address space).
 //!
 //! Two back-ends, of which a VM can have one:
 //! - [`KvmLogTracker`]: a bitmap for each memory slot (`KVM_GET_DIRTY_LOG`, `KVM_CLEAR_DIRTY_LOG`).
