@@ -184,7 +184,7 @@ fn can_attach() -> bool {
     match ProcessTracker::attach(Arc::clone(&puppet.map)) {
         Ok(_) => true,
         Err(DirtyError::Attach(why)) if why.is_of_the_machine() => {
-            println!("SKIPPED: {why}");
+            crate::skipped(format_args!("{why}"));
             false
         }
         Err(why) => panic!("{why}"),

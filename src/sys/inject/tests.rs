@@ -49,7 +49,7 @@ fn can_attach() -> bool {
     match attach(&victim.process()) {
         Ok(_) => true,
         Err(why) if why.is_of_the_machine() => {
-            println!("SKIPPED: {why}");
+            crate::skipped(format_args!("{why}"));
             false
         }
         Err(why) => panic!("{why}"),
@@ -293,7 +293,7 @@ fn what_cannot_be_attached_to_is_named() {
         let answer = attach(&kernel);
         assert!(matches!(answer, Err(InjectError::KernelThread { .. })), "{answer:?}");
     } else {
-        println!("SKIPPED: no thread of the kernel is to be seen here");
+        crate::skipped("no thread of the kernel is to be seen here");
     }
     let mut victim = start("wait");
     victim.hear();
@@ -352,7 +352,7 @@ fn seccomp_is_not_set_off() {
     let process = victim.process();
     match attach(&process) {
         Ok(_) => {}
-        Err(InjectError::Confined { .. }) => println!("SKIPPED: seccomp cannot be suspended"),
+        Err(InjectError::Confined { .. }) => crate::skipped("seccomp cannot be suspended"),
         Err(error) => panic!("{error}"),
     }
     victim.tell("");
@@ -384,7 +384,7 @@ fn a_confined_thread_is_passed_over() {
     let process = victim.process();
     let target = target::look(&process).unwrap();
     if target.confined {
-        println!("SKIPPED: all that runs here is confined");
+        crate::skipped("all that runs here is confined");
         return;
     }
     assert!(!target.threads.is_empty() && !target.threads.contains(&confined), "{target:?}");
@@ -446,7 +446,7 @@ fn rights_are_respected() {
 fn with_unprivileged(test: impl FnOnce(&dyn Fn() -> Command)) {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
-        println!("SKIPPED: only root can start processes of another user");
+        crate::skipped("only root can start processes of another user");
         return;
     }
     static COPIES: AtomicU64 = AtomicU64::new(0);
@@ -497,7 +497,7 @@ fn programs_of_32_bits_are_refused() {
     let mut child = match started {
         Ok(child) => child,
         Err(error) => {
-            println!("SKIPPED: this kernel runs no programs of 32 bits: {error}");
+            crate::skipped(format_args!("this kernel runs no programs of 32 bits: {error}"));
             return;
         }
     };

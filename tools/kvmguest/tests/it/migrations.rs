@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use kvmguest::{GuestConfig, SharedGuest, Tracking};
 use precopy::encode::EncoderKind;
-use precopy::engine::{CancelToken, DestinationOptions, Receiver, SourceOptions};
+use precopy::engine::{
+    CancelToken, DestinationOptions, EngineEvent, EventSink, Receiver, SourceOptions,
+};
 use precopy::guest::GuestControl;
 use precopy::policy::{Guards, StrategySpec};
 use precopy::report::{Outcome, Report};
@@ -35,7 +37,7 @@ fn migrate(
     options: SourceOptions,
     tracking: Tracking,
 ) -> (Report, Option<SharedGuest>) {
-    migrate_until(from, options, tracking, &CancelToken::new())
+    migrate_until(from, options, tracking, &CancelToken::new(), &mut ())
 }
 
 fn migrate_until(
@@ -43,6 +45,7 @@ fn migrate_until(
     options: SourceOptions,
     tracking: Tracking,
     cancel: &CancelToken,
+    sink: &mut dyn EventSink,
 ) -> (Report, Option<SharedGuest>) {
     let listener = TcpListener::bind("127.0.0.1:0", TcpOptions::default()).unwrap();
     let target = listener.local_addr().to_string();
@@ -62,7 +65,7 @@ fn migrate_until(
             received.ok().and(there)
         });
         let mut connector = TcpConnector::new(target, TcpOptions::default());
-        let report = from.send(options, &mut connector, cancel, &mut ()).unwrap();
+        let report = from.send(options, &mut connector, cancel, sink).unwrap();
         (report, destination.join().unwrap())
     })
 }
@@ -169,15 +172,14 @@ fn a_refused_guest_goes_on_and_moves_later() {
     let cancel = CancelToken::new();
     let mut slow = options("fixed-rounds:rounds=20");
     slow.bandwidth_cap_bytes_per_s = Some(4_000_000);
-    let (report, there) = thread::scope(|scope| {
-        scope.spawn(|| {
-            run_on(&guest, 3000);
+    let mut when_sent = |event: &EngineEvent| {
+        if matches!(event, EngineEvent::SourceProgress(progress) if progress.sent_pages >= 500) {
             cancel.cancel();
-        });
-        migrate_until(&guest, slow, Tracking::Log, &cancel)
-    });
+        }
+    };
+    let (report, there) = migrate_until(&guest, slow, Tracking::Log, &cancel, &mut when_sent);
     assert_eq!(report.outcome, Outcome::SourceKeepsRunning, "{:?}", report.failure);
-    assert!(there.is_none() && guest.is_running() && report.totals.sent_pages > 0);
+    assert!(there.is_none() && guest.is_running() && report.totals.sent_pages >= 500);
     let (report, there) = migrate(&guest, options("xen"), Tracking::Log);
     assert_eq!(report.outcome, Outcome::HandedOver);
     let arrived = there.unwrap().audit().unwrap();
