@@ -95,9 +95,9 @@ impl Source {
     /// Whether the whole file serves tests.
     fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap_or("");
-        self.path.contains("/tests/")
+        ["/tests/", "/conformance/"].iter().any(|folder| self.path.contains(folder))
             || self.path.starts_with("tests/")
-            || ["tests.rs", "conformance.rs"].iter().any(|end| name.ends_with(end))
+            || ["tests.rs", "test_child.rs", "conformance.rs"].iter().any(|end| name.ends_with(end))
     }
 
     fn is_library(&self) -> bool {
