@@ -17,8 +17,8 @@ const PAGES: u64 = 100_000;
 /// For trackers that work on real memory.
 const WATCHED_PAGES: u64 = 5000;
 
-/// Rounds of write, peek, clear, harvest, walk and restore on memory that the system watches. The first harvest
-/// may make room for the others.
+/// Rounds of write, peek, clear, harvest, walk and restore on memory that the system watches. The
+/// first harvest may make room for the others.
 fn assert_allocates_nothing_more(
     make: impl FnOnce(&MappedMemory) -> Result<Box<dyn DirtyTracker>, DirtyError>,
 ) {

@@ -255,9 +255,7 @@ impl AtomicBitmap {
     /// # Errors
     /// [`HarvestError`].
     pub fn harvest_into(&self, into: &mut DenseBitmap) -> Result<(u64, u64), HarvestError> {
-        if into.len() != self.pages {
-            return Err(LengthMismatch { ours: into.len(), theirs: self.pages }.into());
-        }
+        LengthMismatch::check(into.len(), self.pages)?;
         self.harvest_at(into, 0)
     }
 

@@ -52,6 +52,16 @@ pub struct LengthMismatch {
     pub theirs: u64,
 }
 
+impl LengthMismatch {
+    /// Compares the lengths of two bitmaps, or of a guest and a bitmap, in pages.
+    ///
+    /// # Errors
+    /// If they differ.
+    pub fn check(ours: u64, theirs: u64) -> Result<(), Self> {
+        if ours == theirs { Ok(()) } else { Err(Self { ours, theirs }) }
+    }
+}
+
 impl DenseBitmap {
     /// An empty set over `pages` pages.
     #[must_use]
@@ -215,7 +225,7 @@ impl DenseBitmap {
     /// # Errors
     /// [`LengthMismatch`] if the lengths differ; nothing was changed then.
     pub fn or_counting(&mut self, other: &Self) -> Result<u64, LengthMismatch> {
-        self.check_length(other)?;
+        LengthMismatch::check(self.len(), other.len())?;
         let (ours, theirs) = (self.bits.as_raw_mut_slice(), other.words());
         let (mut added, mut at) = (0, 0);
         while let Some(block) = next_bit(&other.blocks, at) {
@@ -319,7 +329,7 @@ impl DenseBitmap {
         other: &Self,
         mut op: impl FnMut(&mut u64, u64),
     ) -> Result<(), LengthMismatch> {
-        self.check_length(other)?;
+        LengthMismatch::check(self.len(), other.len())?;
         let (ours, theirs) = (self.bits.as_raw_mut_slice(), other.words());
         let mut at = 0;
         while let Some(block) = next_bit(&self.blocks, at) {
@@ -334,13 +344,6 @@ impl DenseBitmap {
             at = block + 1;
         }
         Ok(())
-    }
-
-    fn check_length(&self, other: &Self) -> Result<(), LengthMismatch> {
-        if self.len() == other.len() {
-            return Ok(());
-        }
-        Err(LengthMismatch { ours: self.len(), theirs: other.len() })
     }
 
     fn check_run(&self, run: PageRun) {

@@ -145,8 +145,9 @@ impl Blocks {
         }
     }
 
-    /// Ends a look at some blocks of a region: what was seen is known from now on, and the bytes
-    /// of each unit that was known and not seen are handed to `gone`.
+    /// Ends a look at some blocks of a region, from a block's start up to the end of one or of the
+    /// region: what was seen is known from now on, and the bytes of each unit that was known and
+    /// not seen are handed to `gone`.
     pub(super) fn settle(
         &mut self,
         region: usize,
@@ -155,7 +156,7 @@ impl Blocks {
     ) {
         let first = self.first[region];
         let mut at = PageIndex::new((first + bytes.start / HUGE_PAGE_BYTES) as u64);
-        let end = first + bytes.end / HUGE_PAGE_BYTES;
+        let end = first + bytes.end.div_ceil(HUGE_PAGE_BYTES);
         while let Some(page) = self.touched.next_set(at).filter(|page| page.as_usize() < end) {
             let block = page.as_usize();
             let offset = (block - first) * HUGE_PAGE_BYTES;

@@ -258,6 +258,28 @@ fn discarded_pages_are_reported_once() {
     }
 }
 
+/// The same where memory ends within a block: in the part of one that is left over, and in memory
+/// that has less than a block in all.
+#[test]
+fn discarded_pages_are_reported_in_parts_of_blocks() {
+    if !has_pagemap() {
+        return;
+    }
+    for whole in [0, 3 * 512] {
+        let table = RegionTable::single(PageSize::BASE, whole + 77).unwrap();
+        for (kind, memory, _vmm) in kinds(&table) {
+            fill(&memory, 0..whole + 70);
+            let mut tracker = pagemap(&memory, UffdMode::Best);
+            tracker.arm().unwrap();
+            for gone in [whole + 3..whole + 5, whole + 60..whole + 70] {
+                memory.host().maps()[0].discard(bytes(gone.clone())).unwrap();
+                assert_eq!(harvest(&mut tracker), gone.collect(), "{kind} {whole}");
+                assert_eq!(harvest(&mut tracker), BTreeSet::new(), "{kind} {whole}");
+            }
+        }
+    }
+}
+
 /// Reclaim of a memfd leaves empty entries behind pages that were written: none may be lost.
 #[test]
 fn reclaimed_writes_are_reported() {

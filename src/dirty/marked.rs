@@ -71,11 +71,7 @@ impl MarkedTracker {
     }
 
     fn check(&self, set: &DenseBitmap) -> Result<(), LengthMismatch> {
-        if set.len() == self.pages {
-            Ok(())
-        } else {
-            Err(LengthMismatch { ours: self.pages, theirs: set.len() })
-        }
+        LengthMismatch::check(self.pages, set.len())
     }
 
     fn take(parts: &[Part], into: &mut DenseBitmap) -> Result<Harvest, DirtyError> {

@@ -61,10 +61,7 @@ impl MprotectTracker {
     }
 
     fn check(&self, set: &DenseBitmap) -> Result<(), DirtyError> {
-        let pages = self.host.table().pages();
-        if set.len() != pages {
-            return Err(LengthMismatch { ours: pages, theirs: set.len() }.into());
-        }
+        LengthMismatch::check(self.host.table().pages(), set.len())?;
         if self.armed { Ok(()) } else { Err(DirtyError::NotArmed { tracker: NAME }) }
     }
 

@@ -130,12 +130,13 @@ impl ProcessTracker {
     }
 }
 
-/// Registers each writable mapping in an area; one that vanishes meanwhile is left out.
+/// Registers each mapping in an area, whatever may be done with it now; one that vanishes meanwhile
+/// is left out.
 fn register_parts(map: &ProcessMap, attachment: &Attachment, area: &Area) -> io::Result<()> {
     for mapping in map.process().mappings()? {
         let start = mapping.addresses.start.max(area.addresses.start);
         let end = mapping.addresses.end.min(area.addresses.end);
-        if start < end && mapping.writable {
+        if start < end {
             match attachment.uffd().register(&(start..end)) {
                 Err(refused) if refused.raw_os_error() == Some(libc::EBUSY) => return Err(refused),
                 _ => {}
@@ -200,14 +201,16 @@ impl DirtyTracker for ProcessTracker {
         if !std::mem::take(&mut self.armed) {
             return Ok(());
         }
+        let mut released = Ok(());
         for area in self.scanner.areas() {
+            // One that cannot be released must not keep the others from it.
             if let Err(refused) = self.attachment.uffd().unregister(&area.addresses)
                 && self.scanner.is_alive()
                 && !self.follows
             {
-                return Err(self.scanner.system("release guest memory")(refused));
+                released = Err(self.scanner.system("release guest memory")(refused));
             }
         }
-        Ok(())
+        released
     }
 }

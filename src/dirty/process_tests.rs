@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use super::conformance::{self, Rig, TrackedMemory, Traits};
@@ -12,19 +10,19 @@ use super::{DirtyError, DirtyTracker, ProcessTracker};
 use crate::bitmap::DenseBitmap;
 use crate::memory::{MapOptions, MappedMemory, PageReader, ProcessMemory};
 use crate::region::{Region, RegionTable};
-use crate::sys::{
-    Backing, Categories, FilePart, Pagemap, Process, ProcessMap, Query, RegionBuffer,
-};
+use crate::sys::test_child::{TestChild, orders, protected, say};
+use crate::sys::{Backing, FilePart, ProcessMap};
 use crate::units::{GuestAddress, PageIndex, PageRun, PageSize};
 
-const PUPPET: &str = "PRECOPY_TEST_PUPPET";
+/// The test that the child runs.
+const PUPPET: &str = "dirty::process_tests::puppet";
 const SHM: &str = "shm";
 
 /// Not a test by itself: the child of the others. It maps memory as its variable says, tells where,
 /// and then does what lines of its standard input tell.
 #[test]
 fn puppet() {
-    let Ok(orders) = std::env::var(PUPPET) else { return };
+    let Some(orders) = orders() else { return };
     let mut words = orders.split(' ');
     let kind = words.next().unwrap();
     let regions: Vec<_> = words
@@ -75,13 +73,6 @@ fn puppet() {
     }
 }
 
-/// A line that the tests' own harness does not write.
-fn say(what: &str) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "\n@{what}").unwrap();
-    out.flush().unwrap();
-}
-
 fn make(kind: &str, table: RegionTable) -> MappedMemory {
     match kind {
         "memfd" => MappedMemory::new(table, MapOptions::new(Backing::Memfd)),
@@ -107,8 +98,7 @@ fn make(kind: &str, table: RegionTable) -> MappedMemory {
 
 /// A child, and how to make it write.
 struct Puppet {
-    child: Child,
-    lines: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
+    child: Mutex<TestChild>,
     map: Arc<ProcessMap>,
     memory: ProcessMemory,
 }
@@ -118,17 +108,8 @@ impl Puppet {
         let regions =
             table.regions().iter().map(|region| format!("{}:{}", region.start.get(), region.pages));
         let regions = regions.collect::<Vec<_>>().join(" ");
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "dirty::process_tests::puppet", "--nocapture", "--quiet"])
-            .env(PUPPET, format!("{kind} {regions}"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let input = child.stdin.take().unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let places = hear(&mut output);
-        let starts = places.split(' ').map(|place| place.parse::<usize>().unwrap());
+        let mut child = TestChild::start(PUPPET, &format!("{kind} {regions}"));
+        let starts = child.numbers().into_iter().map(|place| usize::try_from(place).unwrap());
         let parts: Vec<_> = starts
             .zip(table.regions())
             .map(|(start, region)| {
@@ -138,17 +119,16 @@ impl Puppet {
                 )
             })
             .collect();
-        let process = Arc::new(Process::open(child.id()).unwrap());
+        let process = Arc::new(child.process());
         let map = Arc::new(ProcessMap::new(process, PageSize::BASE, &parts).unwrap());
         let memory = ProcessMemory::new(Arc::clone(&map));
-        Self { child, lines: Mutex::new((input, output)), map, memory }
+        Self { child: Mutex::new(child), map, memory }
     }
 
     fn tell(&self, order: &str) -> String {
-        let mut lines = self.lines.lock().unwrap();
-        let (input, output) = &mut *lines;
-        writeln!(input, "{order}").unwrap();
-        hear(output)
+        let mut child = self.child.lock().unwrap();
+        child.tell(order);
+        child.hear()
     }
 
     fn write(&self, pages: impl IntoIterator<Item = u64>, value: u64) {
@@ -157,25 +137,13 @@ impl Puppet {
         }
     }
 
+    /// Pages of the first region that are write-protected.
+    fn protected(&self) -> usize {
+        protected(self.map.process(), self.map.addresses(0).unwrap())
+    }
+
     fn tracker(&self) -> ProcessTracker {
         ProcessTracker::attach(Arc::clone(&self.map)).unwrap()
-    }
-}
-
-impl Drop for Puppet {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn hear(output: &mut BufReader<ChildStdout>) -> String {
-    loop {
-        let mut line = String::new();
-        assert!(output.read_line(&mut line).unwrap() > 0, "the child has ended");
-        if let Some(said) = line.strip_prefix('@') {
-            return said.trim_end().to_owned();
-        }
     }
 }
 
@@ -209,16 +177,17 @@ impl Rig for PuppetRig {
     }
 }
 
-/// Whether other processes can be attached to here; says so if not.
+/// Whether other processes can be attached to here; says so if this machine forbids it.
 fn can_attach() -> bool {
     let table = RegionTable::single(PageSize::BASE, 1).unwrap();
     let puppet = Puppet::start("anonymous", &table);
     match ProcessTracker::attach(Arc::clone(&puppet.map)) {
         Ok(_) => true,
-        Err(why) => {
+        Err(DirtyError::Attach(why)) if why.is_of_the_machine() => {
             crate::skipped(format_args!("{why}"));
             false
         }
+        Err(why) => panic!("{why}"),
     }
 }
 
@@ -257,13 +226,12 @@ fn a_process_that_ends_is_an_error() {
     }
     let table = RegionTable::single(PageSize::BASE, 100).unwrap();
     for kind in ["anonymous", "memfd", SHM] {
-        let mut puppet = Puppet::start(kind, &table);
+        let puppet = Puppet::start(kind, &table);
         let mut tracker = puppet.tracker();
         tracker.arm().unwrap();
         puppet.write([7], 1);
         assert_eq!(harvest(&mut tracker), BTreeSet::from([7]));
-        puppet.child.kill().unwrap();
-        puppet.child.wait().unwrap();
+        puppet.child.lock().unwrap().kill();
         let gone = tracker.harvest(&mut DenseBitmap::new(100));
         assert!(matches!(gone, Err(DirtyError::Gone { .. })), "{kind}: {gone:?}");
         tracker.disarm().unwrap();
@@ -316,27 +284,9 @@ fn reclaimed_and_discarded_pages_are_reported() {
     }
 }
 
-/// Pages of the child that are write-protected.
-fn protected(puppet: &Puppet) -> usize {
-    let query = Query {
-        all_of: Categories::PRESENT,
-        none_of: Categories::WRITTEN,
-        report: Categories::PRESENT,
-        ..Query::default()
-    };
-    let pagemap = Pagemap::of(puppet.map.process()).unwrap();
-    let addresses = puppet.map.addresses(0).unwrap();
-    let mut pages = 0;
-    pagemap
-        .scan(addresses, query, &mut RegionBuffer::new(), |found, _| pages += found.len() / 4096)
-        .unwrap();
-    pages
-}
-
 /// Faults of the child that needed no disk.
 fn minor_faults(puppet: &Puppet) -> u64 {
-    let path = format!("/proc/{}/stat", puppet.child.id());
-    let stat = std::fs::read_to_string(path).unwrap();
+    let stat = std::fs::read_to_string(puppet.map.process().proc("stat")).unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();
     fields.split(' ').nth(7).unwrap().parse().unwrap()
 }
@@ -354,7 +304,7 @@ fn a_released_process_runs_at_full_speed() {
             puppet.tell("W 0 4096 1");
             let mut tracker = puppet.tracker();
             tracker.arm().unwrap();
-            assert_eq!(protected(&puppet), 4096);
+            assert_eq!(puppet.protected(), 4096);
             puppet.tell("W 0 100 2");
             let before = minor_faults(&puppet);
             puppet.tell("W 100 1100 2");
@@ -366,7 +316,7 @@ fn a_released_process_runs_at_full_speed() {
             } else {
                 tracker.disarm().unwrap();
             }
-            assert_eq!(protected(&puppet), 0, "{kind}");
+            assert_eq!(puppet.protected(), 0, "{kind}");
             // The kernel gives pages of shared memory back as new ones are: each has one ordinary
             // fault to come, which is none of tracking.
             if kind != "anonymous" {

@@ -119,15 +119,6 @@ impl Scanner {
         DirtyError::NotArmed { tracker: self.name }
     }
 
-    fn check(&self, set: &DenseBitmap) -> Result<(), DirtyError> {
-        let pages = self.pages();
-        if set.len() == pages {
-            Ok(())
-        } else {
-            Err(LengthMismatch { ours: pages, theirs: set.len() }.into())
-        }
-    }
-
     /// Forgets everything and protects all memory, which must be registered.
     pub(super) fn arm(&mut self, mend: Mend<'_>) -> Result<(), DirtyError> {
         self.blocks = Blocks::new(&self.areas);
@@ -142,7 +133,7 @@ impl Scanner {
         into: &mut DenseBitmap,
         mend: Mend<'_>,
     ) -> Result<Harvest, DirtyError> {
-        self.check(into)?;
+        LengthMismatch::check(self.pages(), into.len())?;
         let mut pages = self.restored.count();
         if pages > 0 {
             into.or_with(&self.restored)?;
@@ -161,7 +152,7 @@ impl Scanner {
         window: PageRun,
         into: &mut DenseBitmap,
     ) -> Result<(), DirtyError> {
-        self.check(into)?;
+        LengthMismatch::check(self.pages(), into.len())?;
         let table = Arc::clone(&self.table);
         for (region, bytes) in pieces(&table, window) {
             let area = &self.areas[region];

@@ -27,7 +27,7 @@ impl UnionTracker {
         };
         let pages = first.pages();
         for part in &parts {
-            check(pages, part.pages())?;
+            LengthMismatch::check(pages, part.pages())?;
         }
         Ok(Self { parts, pages })
     }
@@ -42,10 +42,6 @@ impl std::fmt::Debug for UnionTracker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("UnionTracker").field(&self.names().collect::<Vec<_>>()).finish()
     }
-}
-
-fn check(ours: u64, theirs: u64) -> Result<(), LengthMismatch> {
-    if ours == theirs { Ok(()) } else { Err(LengthMismatch { ours, theirs }) }
 }
 
 impl DirtyTracker for UnionTracker {
@@ -75,7 +71,7 @@ impl DirtyTracker for UnionTracker {
     /// Harvests all. If some fail, what the others reported is in `into` all the same, and the
     /// first error is returned.
     fn harvest(&mut self, into: &mut DenseBitmap) -> Result<Harvest, DirtyError> {
-        check(self.pages, into.len())?;
+        LengthMismatch::check(self.pages, into.len())?;
         let mut all = Harvest::default();
         each(&mut self.parts, |part| {
             let one = part.harvest(into)?;
@@ -101,7 +97,7 @@ impl DirtyTracker for UnionTracker {
     /// Looks where it can; `true` if any part could. Pages that only the others know are missing,
     /// as a hint may.
     fn peek(&mut self, window: PageRun, into: &mut DenseBitmap) -> Result<bool, DirtyError> {
-        check(self.pages, into.len())?;
+        LengthMismatch::check(self.pages, into.len())?;
         let mut looked = false;
         for part in &mut self.parts {
             looked |= part.peek(window, into)?;
@@ -111,7 +107,7 @@ impl DirtyTracker for UnionTracker {
 
     /// Puts pages back into every part: the union does not know whose they were.
     fn restore(&mut self, set: &DenseBitmap) -> Result<(), DirtyError> {
-        check(self.pages, set.len())?;
+        LengthMismatch::check(self.pages, set.len())?;
         each(&mut self.parts, |part| part.restore(set))
     }
 

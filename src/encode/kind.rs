@@ -126,11 +126,10 @@ impl EncoderSet {
         }
     }
 
-    /// What became of the pages that asked for deltas, and the most bytes that are kept for
-    /// them; `None` without deltas.
+    /// What became of the pages that asked for deltas; `None` without deltas.
     #[must_use]
-    pub fn deltas(&self) -> Option<(DeltaStats, u64)> {
-        self.cache.as_ref().map(|cache| (cache.stats(), cache.limit_bytes()))
+    pub fn deltas(&self) -> Option<DeltaStats> {
+        self.cache.as_ref().map(|cache| cache.stats())
     }
 }
 

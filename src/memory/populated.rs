@@ -26,10 +26,7 @@ pub(super) fn populated(
     pagemap: impl Fn() -> io::Result<Pagemap>,
     into: &mut DenseBitmap,
 ) -> Result<(), MemoryError> {
-    let pages = table.pages();
-    if into.len() != pages {
-        return Err(LengthMismatch { ours: into.len(), theirs: pages }.into());
-    }
+    LengthMismatch::check(table.pages(), into.len())?;
     for (region, area) in areas.iter().enumerate() {
         if let Err(refused) = look(table, region, area, &pagemap, into) {
             tracing::debug!(%refused, "Cannot tell populated pages: all count");

@@ -179,10 +179,7 @@ impl<M: GuestMemoryBackend + Send + Sync> PageReader for VmMemory<M> {
     /// Every page: vm-memory does not say which are populated. A page of zeros is found when it is
     /// read.
     fn populated(&self, into: &mut DenseBitmap) -> Result<(), MemoryError> {
-        let pages = self.table.pages();
-        if into.len() != pages {
-            return Err(LengthMismatch { ours: into.len(), theirs: pages }.into());
-        }
+        LengthMismatch::check(self.table.pages(), into.len())?;
         into.set_run(self.table.all());
         Ok(())
     }

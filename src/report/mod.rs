@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::encode::DeltaStats;
 use crate::policy::{Observation, Verdict};
 use crate::units::{MigrationId, Tick};
 
@@ -194,26 +195,9 @@ pub struct DeltaReport {
     pub sent: DeltaCounts,
     /// What those pages have in full, less what their deltas had.
     pub saved_bytes: u64,
-    /// Pages sent again of which the cache had a copy of what was sent before.
-    pub hits: u64,
-    /// Pages sent again of which it had only fingerprints of lines.
-    pub line_hits: u64,
-    /// Pages sent again of which it had nothing.
-    pub misses: u64,
-    /// Hits of both kinds that went in full, because the delta was no shorter.
-    pub overflows: u64,
-    /// Pages of which a copy was taken in.
-    pub admitted: u64,
-    /// Of these, in place of another page's.
-    pub evicted: u64,
-    /// Pages of which no copy was taken in, because all others were worth more.
-    pub declined: u64,
-    /// Pages whose copy was dropped because they were sent as zeros.
-    pub forgotten: u64,
-    /// Most bytes of copies and fingerprints that the cache could hold.
-    pub cache_limit_bytes: u64,
-    /// Bytes of them at the end.
-    pub cache_bytes: u64,
+    /// What its cache did.
+    #[serde(flatten)]
+    pub cache: DeltaStats,
     /// Time that the channels' threads spent on turning copied pages into bodies: checking for
     /// zeros, deltas, and other encoders.
     pub encode_time: Duration,

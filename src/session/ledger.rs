@@ -172,9 +172,7 @@ impl Ledger {
         window: PageRun,
         dirty: &DenseBitmap,
     ) -> Result<(), LengthMismatch> {
-        if dirty.len() != self.owed.len() {
-            return Err(LengthMismatch { ours: self.owed.len(), theirs: dirty.len() });
-        }
+        LengthMismatch::check(self.owed.len(), dirty.len())?;
         let mut at = window.start();
         while let Some(again) = next_run_in(dirty, at, window.end()) {
             at = again.start();

@@ -60,8 +60,10 @@ impl HostMap {
     /// Puts mappings together, one a region in the table's order: a VMM's own memory.
     ///
     /// # Errors
-    /// If there are more or fewer than regions, or one has another length than its region.
+    /// If there are more or fewer than regions, one has another length than its region, or the
+    /// table's pages are smaller than the system's.
     pub fn from_mappings(table: RegionTable, maps: Vec<Mapping>) -> io::Result<Self> {
+        check_page_size(&table)?;
         let lengths = (0..table.regions().len()).map(|region| region_bytes(&table, region));
         if !maps.iter().map(Mapping::guest_bytes).eq(lengths) {
             let why = "the mappings are not as long as the regions";

@@ -65,8 +65,8 @@ pub fn base_page_bytes() -> usize {
     bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(4096)
 }
 
-/// One contiguous mapping: [made here](Self::new), zero-initialised and aligned to
-/// [`HUGE_PAGE_BYTES`]; [of a file](Self::of_vmm_file); or [a VMM's own](Self::adopt).
+/// One contiguous mapping: [made here](Self::new), all zeros, or [of a file](Self::of_vmm_file),
+/// both aligned to [`HUGE_PAGE_BYTES`]; or [a VMM's own](Self::adopt).
 ///
 /// Invariant: `base` is the start of `mapped_bytes` bytes, mapped readable (and writable, but for
 /// moments in which a dirty tracker write-protects pages and handles the faults, and for files
@@ -236,7 +236,8 @@ impl Mapping {
         start..start + self.guest_bytes
     }
 
-    /// Host addresses of the whole mapping, as numbers: whole huge pages.
+    /// Host addresses of the whole mapping, as numbers: whole huge pages, unless it is a VMM's
+    /// [own](Self::adopt).
     #[must_use]
     pub fn mapped_addresses(&self) -> Range<usize> {
         let start = self.base.as_ptr().addr();

@@ -25,9 +25,11 @@ pub use file_part::FilePart;
 pub use hostmap::{HostMap, HostPiece};
 pub(crate) use hostmap::{bytes_of, pages_touched};
 #[cfg(all(feature = "kvm", target_arch = "x86_64"))]
-pub use kvm::{KvmRings, KvmSlots, RING_ENTRIES_MAX, RingTest, test_ring};
+pub use kvm::{KvmRings, KvmSlots, RingTest, test_ring};
 pub use mapping::{Backing, HUGE_PAGE_BYTES, Mapping, base_page_bytes};
 pub use pagemap::{Categories, Pagemap, Query, RegionBuffer};
+#[cfg(test)]
+pub(crate) use process::test_child;
 pub(crate) use process::{Area, Entries};
 pub use process::{Process, ProcessMap, ProcessMapError, ProcessMapping};
 pub(crate) use reserve::Access;

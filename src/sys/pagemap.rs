@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::{BitOr, Range};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -40,7 +40,7 @@ impl Categories {
     /// The shared page of zeros.
     pub const ZERO: Self = Self(1 << 5);
 
-    /// Both together; `|` in constants.
+    /// Both together.
     #[must_use]
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -50,14 +50,6 @@ impl Categories {
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
-    }
-}
-
-impl BitOr for Categories {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
     }
 }
 

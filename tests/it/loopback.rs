@@ -129,7 +129,11 @@ fn check_deltas(report: &Report, encoder: EncoderKind) {
     // Two words of a page are counters, in one line; only in the first round are pages news.
     assert!(delta.sent.pages > 100 && delta.sent.bytes < 200 * delta.sent.pages, "{delta:?}");
     assert_eq!(delta.sent, report.totals.delta);
-    assert_eq!(delta.hits + delta.line_hits, delta.sent.pages + delta.overflows, "{delta:?}");
+    assert_eq!(
+        delta.cache.hits + delta.cache.line_hits,
+        delta.sent.pages + delta.cache.overflows,
+        "{delta:?}"
+    );
     let rounds = || report.rounds.iter();
     assert_eq!(rounds().map(|round| round.delta.pages).sum::<u64>(), delta.sent.pages);
     assert!(rounds().any(|round| round.paused && round.delta.pages > 0), "the residual, too");

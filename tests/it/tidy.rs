@@ -22,9 +22,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Plain data, policies, and the traits at whose seams back-ends plug in.
     ("policy", &["bitmap", "limits", "units"]),
     ("trace", &["bitmap", "dirty", "limits", "policy", "rng", "units"]),
-    ("report", &["policy", "units"]),
-    ("guest", &["report", "units"]),
     ("encode", &["units"]),
+    ("report", &["encode", "policy", "units"]),
+    ("guest", &["report", "units"]),
     ("wire", &["encode", "limits", "region", "units"]),
     // Back-ends: never one another, never the session.
     ("memory", &["bitmap", "region", "sys", "units"]),
@@ -95,9 +95,9 @@ impl Source {
     /// Whether the whole file serves tests.
     fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap_or("");
-        self.path.contains("/tests/")
+        ["/tests/", "/conformance/"].iter().any(|folder| self.path.contains(folder))
             || self.path.starts_with("tests/")
-            || ["tests.rs", "conformance.rs"].iter().any(|end| name.ends_with(end))
+            || ["tests.rs", "test_child.rs", "conformance.rs"].iter().any(|end| name.ends_with(end))
     }
 
     fn is_library(&self) -> bool {

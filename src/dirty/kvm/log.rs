@@ -14,8 +14,8 @@
 
 use std::sync::Arc;
 
-use super::{check, system};
-use crate::bitmap::DenseBitmap;
+use super::system;
+use crate::bitmap::{DenseBitmap, LengthMismatch};
 use crate::dirty::{DirtyError, DirtyTracker, Harvest};
 use crate::sys::KvmSlots;
 use crate::units::{PageIndex, PageRun};
@@ -134,7 +134,7 @@ impl DirtyTracker for KvmLogTracker {
     }
 
     fn harvest(&mut self, into: &mut DenseBitmap) -> Result<Harvest, DirtyError> {
-        check(self.pages(), into)?;
+        LengthMismatch::check(self.pages(), into.len())?;
         self.check_armed()?;
         let mut harvest = Harvest::default();
         let put_back = self.restored.count();
@@ -177,7 +177,7 @@ impl DirtyTracker for KvmLogTracker {
     /// Pages that were reported and are still to be read keep their bit, so nothing can be said of
     /// them: they are left out.
     fn peek(&mut self, window: PageRun, into: &mut DenseBitmap) -> Result<bool, DirtyError> {
-        check(self.pages(), into)?;
+        LengthMismatch::check(self.pages(), into.len())?;
         self.check_armed()?;
         let slots = Arc::clone(&self.slots);
         let shift = slots.page_shift();

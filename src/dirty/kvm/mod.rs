@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Tracking by KVM: what vCPUs write, exactly, page by page. What the VMM itself writes to guest
 //! memory (devices, an imported state) is not seen: mark it, and join both with
-//! [`UnionTracker`](super::UnionTracker).
+//! [`UnionTracker`](super::UnionTracker). Nor is what vCPUs write in system management mode, where
+//! a VM has slots of their own for that (KVM's second address space).
 //!
 //! Two back-ends, of which a VM can have one:
 //! - [`KvmLogTracker`]: a bitmap for each memory slot (`KVM_GET_DIRTY_LOG`, `KVM_CLEAR_DIRTY_LOG`).
@@ -20,15 +21,6 @@ pub use ring::{KvmRingLog, KvmRingTracker};
 use std::io;
 
 use super::DirtyError;
-use crate::bitmap::{DenseBitmap, LengthMismatch};
-
-fn check(pages: u64, set: &DenseBitmap) -> Result<(), DirtyError> {
-    if set.len() == pages {
-        Ok(())
-    } else {
-        Err(LengthMismatch { ours: pages, theirs: set.len() }.into())
-    }
-}
 
 fn system(tracker: &'static str, what: &'static str) -> impl Fn(io::Error) -> DirtyError {
     move |source| DirtyError::System { tracker, what, source }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VcpuFd;
 
-use super::{check, system};
-use crate::bitmap::DenseBitmap;
+use super::system;
+use crate::bitmap::{DenseBitmap, LengthMismatch};
 use crate::dirty::{DirtyError, DirtyTracker, Harvest};
 use crate::limits;
 use crate::sys::{KvmRings, KvmSlots};
@@ -126,7 +126,7 @@ impl DirtyTracker for KvmRingTracker {
     }
 
     fn harvest(&mut self, into: &mut DenseBitmap) -> Result<Harvest, DirtyError> {
-        check(self.pages(), into)?;
+        LengthMismatch::check(self.pages(), into.len())?;
         if !self.armed {
             return Err(DirtyError::NotArmed { tracker: NAME });
         }

@@ -300,13 +300,14 @@ fn slots_check_what_they_are_told() {
     let (vm, memory) = (vm(), memory(&shifted(PageSize::BASE, 100)));
     let slots = KvmSlots::map(Arc::clone(&vm), Arc::clone(memory.host()), 7).unwrap();
     assert_eq!((slots.region_of(7), slots.region_of(8), slots.log_words(0)), (Some(0), None, 2));
-    assert!(KvmSlots::map(vm, Arc::clone(memory.host()), 8).is_err(), "the addresses are taken");
+    let again = KvmSlots::map(Arc::clone(&vm), Arc::clone(memory.host()), 8);
+    assert!(again.is_err(), "the addresses are taken");
     slots.protect_by_hand().unwrap();
     slots.log(true).unwrap();
     assert!(slots.read_log(0, &mut [0; 1]).is_err() && slots.read_log(1, &mut [0; 2]).is_err());
     assert!(slots.clear(0, 1, &[1, 1]).is_err() && slots.clear(0, usize::MAX, &[1]).is_err());
     slots.clear(0, 1, &[1]).unwrap();
-    assert!(KvmRings::enable(Arc::clone(slots.vm()), 3).is_err(), "no ring of three entries");
+    assert!(KvmRings::enable(vm, 3).is_err(), "no ring of three entries");
 }
 
 /// A tracker says what is missing where the kernel has no such log.

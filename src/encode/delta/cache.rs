@@ -60,6 +60,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::delta;
 use super::lines::Lines;
 use crate::units::{PageIndex, PageRun, PageSize};
@@ -77,29 +79,31 @@ const SAMPLE: usize = 8;
 const TICK_MAX: u64 = u16::MAX as u64;
 
 /// What became of the pages that asked for a delta; sums over one attempt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeltaStats {
-    /// Pages of which there was a copy when they were sent again.
+    /// Pages sent again of which there was a copy of what was sent before.
     pub hits: u64,
-    /// Pages of which there were only fingerprints.
+    /// Pages sent again of which there were only fingerprints of lines.
     pub line_hits: u64,
-    /// Pages that were sent again and of which there was nothing.
+    /// Pages sent again of which there was nothing.
     pub misses: u64,
-    /// Hits of both kinds whose delta was no shorter than the page.
+    /// Hits of both kinds that went in full, because the delta was no shorter.
     pub overflows: u64,
     /// Pages of which a copy was taken in.
     pub admitted: u64,
     /// Of these, in place of another page's.
     pub evicted: u64,
-    /// Pages whose copy stayed outside because all others were worth more.
+    /// Pages of which no copy was taken in, because all others were worth more.
     pub declined: u64,
     /// Pages whose copy was dropped because they were sent as zeros.
     pub forgotten: u64,
     /// Copies now.
     pub copies: u64,
     /// Bytes of copies and fingerprints now.
-    pub held_bytes: u64,
+    pub cache_bytes: u64,
+    /// Most bytes of them.
+    pub cache_limit_bytes: u64,
 }
 
 impl DeltaStats {
@@ -113,7 +117,7 @@ impl DeltaStats {
         self.declined += other.declined;
         self.forgotten += other.forgotten;
         self.copies += other.copies;
-        self.held_bytes += other.held_bytes;
+        self.cache_bytes += other.cache_bytes;
     }
 }
 
@@ -149,22 +153,16 @@ impl DeltaCache {
         Self { shards: (0..count).map(shard).collect(), page_size, limit_bytes }
     }
 
-    /// Most bytes of copies and fingerprints.
-    #[must_use]
-    pub fn limit_bytes(&self) -> u64 {
-        self.limit_bytes
-    }
-
     /// Sums over all channels so far.
     #[must_use]
     pub fn stats(&self) -> DeltaStats {
-        let mut sum = DeltaStats::default();
+        let mut sum = DeltaStats { cache_limit_bytes: self.limit_bytes, ..DeltaStats::default() };
         for shard in &self.shards {
             let shard = lock(shard);
             let copies = shard.kept.len() as u64;
             let prints = shard.lines.as_ref().map_or(0, |lines| shard.pages * lines.page_bytes());
-            let held_bytes = (copies << self.page_size.log2()) + prints;
-            sum.add(DeltaStats { copies, held_bytes, ..shard.stats });
+            let cache_bytes = (copies << self.page_size.log2()) + prints;
+            sum.add(DeltaStats { copies, cache_bytes, ..shard.stats });
         }
         sum
     }

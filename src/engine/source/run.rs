@@ -339,22 +339,13 @@ impl Run<'_, '_, '_, '_> {
 
     /// What deltas did, if there were any to be.
     fn deltas(&self) -> Option<DeltaReport> {
-        let (stats, limit) = self.options.encoders.as_ref()?.deltas()?;
+        let cache = self.options.encoders.as_ref()?.deltas()?;
         let page_bytes = u64::from(self.parts.regions.page_size().bytes_u32());
         let sent = self.session.totals().delta;
         Some(DeltaReport {
             sent,
             saved_bytes: (sent.pages * page_bytes).saturating_sub(sent.bytes),
-            hits: stats.hits,
-            line_hits: stats.line_hits,
-            misses: stats.misses,
-            overflows: stats.overflows,
-            admitted: stats.admitted,
-            evicted: stats.evicted,
-            declined: stats.declined,
-            forgotten: stats.forgotten,
-            cache_limit_bytes: limit,
-            cache_bytes: stats.held_bytes,
+            cache,
             encode_time: self.record.encoding,
         })
     }

@@ -147,3 +147,17 @@ pub enum InjectError {
         source: io::Error,
     },
 }
+
+#[cfg(test)]
+impl InjectError {
+    /// Whether it is this machine, or what its user may do here, that forbids it.
+    pub(crate) fn is_of_the_machine(&self) -> bool {
+        matches!(
+            self,
+            Self::Architecture
+                | Self::Kernel { .. }
+                | Self::NotPermitted { .. }
+                | Self::Confined { .. }
+        )
+    }
+}

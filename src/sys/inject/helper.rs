@@ -17,9 +17,6 @@ use crate::sys::uffd::UFFD_USER_MODE_ONLY;
 
 /// Most threads that are tried.
 pub(super) const THREADS: usize = 8;
-/// Where the helper has its descriptors.
-const SOCKET: c_int = 0;
-const PROCESS: c_int = 1;
 
 /// Code segment of code of 64 bits.
 const CODE_64: u64 = 0x33;
@@ -39,6 +36,8 @@ const RSEQ_SLEEP: Duration = Duration::from_micros(50);
 /// What the helper is to do.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Orders {
+    /// The descriptor that stands for the process.
+    pub(super) process: c_int,
     /// Threads to try, in this order, up to the first 0.
     pub(super) threads: [pid_t; THREADS],
     /// Address of a `syscall` instruction; 0 if none is known.
@@ -54,18 +53,16 @@ pub(super) struct Report {
     pub(super) step: Step,
     /// The system's answer, or a signal's number.
     pub(super) code: u64,
-    /// Which thread.
-    pub(super) thread: u64,
     /// How long the thread was stopped.
     pub(super) pause_ns: u64,
 }
 
 impl Report {
-    pub(super) const BYTES: usize = 32;
+    pub(super) const BYTES: usize = 24;
 
     pub(super) fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
-        let numbers = [self.step as u64, self.code, self.thread, self.pause_ns];
+        let numbers = [self.step as u64, self.code, self.pause_ns];
         for (place, number) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
             *place = number.to_ne_bytes();
         }
@@ -77,7 +74,7 @@ impl Report {
         let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
         let step = number(0)?;
         let step = Step::ALL.into_iter().find(|known| *known as u64 == step)?;
-        Some(Self { step, code: number(1)?, thread: number(2)?, pause_ns: number(3)? })
+        Some(Self { step, code: number(1)?, pause_ns: number(2)? })
     }
 }
 
@@ -140,29 +137,26 @@ impl Failure {
 }
 
 /// Does the work and ends the process. Only for a process that was just forked for it, with all
-/// signals blocked: it closes all descriptors.
-pub(super) fn run(orders: &Orders, socket: c_int, process: c_int) -> ! {
+/// signals blocked: it closes all descriptors but two.
+pub(super) fn run(orders: &Orders, socket: c_int) -> ! {
     raw::leave_session();
     raw::take_name();
     raw::default_child_signal();
-    let (socket, process) = (raw::copy_high(socket), raw::copy_high(process));
-    raw::copy_to(socket, SOCKET);
-    raw::copy_to(process, PROCESS);
-    // Peers of the original must not wait for the copies here.
-    raw::close_from(PROCESS + 1);
+    // Peers of the original must not wait for the copies here; and there is room now for one more,
+    // however many the original has.
+    raw::close_all_but(socket, orders.process);
     let (report, uffd) = try_all(orders);
-    raw::send(SOCKET, &mut report.to_bytes(), uffd);
+    raw::send(socket, &mut report.to_bytes(), uffd);
     raw::end()
 }
 
 /// Tries one thread after the other until one has stopped.
 fn try_all(orders: &Orders) -> (Report, Option<c_int>) {
-    let mut report = Report { step: Step::Stop, code: 0, thread: 0, pause_ns: 0 };
+    let mut report = Report { step: Step::Stop, code: 0, pause_ns: 0 };
     for thread in orders.threads.into_iter().take_while(|thread| *thread != 0) {
         let began = raw::now();
         let answer = try_one(Thread(thread), orders);
         let pause = raw::now().saturating_sub(began);
-        report.thread = u64::from(thread.unsigned_abs());
         report.pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
         match answer {
             Ok(uffd) => {
@@ -227,18 +221,18 @@ fn work(thread: Thread, orders: &Orders, until: Duration) -> Result<c_int, Failu
     let failed = Failure::at(Step::Registers);
     let mask = thread.signal_mask().map_err(&failed)?;
     thread.set_signal_mask(u64::MAX).map_err(&failed)?;
-    let fetched = open_and_fetch(thread, &registers, gadget);
+    let fetched = open_and_fetch(thread, &registers, gadget, orders.process);
     // A thread that has ended has no registers to be put back.
     let restored = thread
         .set_registers(&registers)
         .and_then(|()| thread.set_signal_mask(mask))
         .and_then(|()| thread.request(raw::INTERRUPT, 0))
         .and_then(|()| thread.request(raw::CONT, 0));
-    let uffd = fetched?;
-    restored.map_err(&failed)?;
     // The kernel takes an interrupted system call up again only after a stop of this kind, and
     // the thread comes to it before it runs any of its own code.
-    stop(thread, None)?;
+    let settled = restored.map_err(&failed).and_then(|()| stop(thread, None));
+    let uffd = fetched?;
+    settled?;
     Ok(uffd)
 }
 
@@ -284,12 +278,13 @@ fn open_and_fetch(
     thread: Thread,
     registers: &user_regs_struct,
     gadget: u64,
+    process: c_int,
 ) -> Result<c_int, Failure> {
     // Asynchronous write protection works with the rights of any user.
     let flags = UFFD_USER_MODE_ONLY | libc::O_CLOEXEC | libc::O_NONBLOCK;
     let flags = u64::from(flags.unsigned_abs());
     let theirs = call(thread, registers, gadget, libc::SYS_userfaultfd, flags)?;
-    let ours = raw::fetch(PROCESS, theirs);
+    let ours = raw::fetch(process, theirs);
     // If it is not there any more, another thread has closed it, and the number may be another
     // file's by now.
     if ours != Err(Errno::EBADF) {

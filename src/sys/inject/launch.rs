@@ -33,7 +33,7 @@ pub(super) fn attach_by(process: &Process, target: &Target) -> Result<Attachment
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|refused| system("make a socket")(refused.into()))?;
-    let helper = fork(&orders(target), &theirs, process).map_err(system("fork a helper"))?;
+    let helper = fork(&orders(process, target), &theirs).map_err(system("fork a helper"))?;
     drop(theirs);
     let answer = receive(&ours);
     if !matches!(&answer, Err(refused) if refused.kind() == io::ErrorKind::TimedOut) {
@@ -49,25 +49,26 @@ pub(super) fn attach_by(process: &Process, target: &Target) -> Result<Attachment
     }
 }
 
-fn orders(target: &Target) -> Orders {
+fn orders(process: &Process, target: &Target) -> Orders {
     let mut threads = [0; THREADS];
     for (place, thread) in threads.iter_mut().zip(&target.threads) {
         *place = *thread;
     }
-    Orders { threads, gadget: target.gadget as u64, confined: target.confined }
+    let (process, gadget) = (process.fd().as_raw_fd(), target.gadget as u64);
+    Orders { process, threads, gadget, confined: target.confined }
 }
 
 /// Forks the helper: its process number. It sends no signal when it ends, so that whoever waits
 /// for children of this process never meets it.
-fn fork(orders: &Orders, socket: &OwnedFd, process: &Process) -> io::Result<libc::pid_t> {
-    let (socket, pidfd) = (socket.as_raw_fd(), process.fd().as_raw_fd());
+fn fork(orders: &Orders, socket: &OwnedFd) -> io::Result<libc::pid_t> {
+    let socket = socket.as_raw_fd();
     // No handler of this process may run in the helper.
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     // SAFETY: a fork (no flag is set, so nothing is shared) with 0 as the signal at the end. The
     // copy has only this thread; it runs nothing but `helper::run`, which needs no lock.
     let answer = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) };
     if answer == 0 {
-        helper::run(orders, socket, pidfd);
+        helper::run(orders, socket);
     }
     let answer = Errno::result(answer);
     before.thread_set_mask()?;
@@ -133,9 +134,7 @@ fn finish(
                 what: "use the userfaultfd",
                 source,
             })?;
-            let pause = Duration::from_nanos(report.pause_ns);
-            let thread = u32::try_from(report.thread).unwrap_or(0);
-            return Ok(Attachment { uffd, pause, thread });
+            return Ok(Attachment { uffd, pause: Duration::from_nanos(report.pause_ns) });
         }
         (Step::Done, None) => InjectError::HelperLost { pid },
         (Step::Seize, _) => target::refused(process),

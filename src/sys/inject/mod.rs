@@ -45,7 +45,6 @@ use super::uffd::{UffdMode, Userfaultfd};
 pub struct Attachment {
     uffd: Userfaultfd,
     pause: Duration,
-    thread: u32,
 }
 
 impl Attachment {
@@ -55,16 +54,10 @@ impl Attachment {
         &self.uffd
     }
 
-    /// For how long the thread was stopped at most: from the request to the release.
+    /// For how long a thread was stopped at most: from the request to the release.
     #[must_use]
     pub fn pause(&self) -> Duration {
         self.pause
-    }
-
-    /// Which thread was stopped.
-    #[must_use]
-    pub fn thread(&self) -> u32 {
-        self.thread
     }
 }
 

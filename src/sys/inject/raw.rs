@@ -175,23 +175,16 @@ pub(super) fn default_child_signal() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// A copy of a descriptor at number 10 or above; -1 if that fails.
-pub(super) fn copy_high(fd: c_int) -> c_int {
-    // SAFETY: integers only.
-    unsafe { libc::fcntl(fd, libc::F_DUPFD, 10) }
-}
-
-/// Makes `to` the same as `from`, whatever it was.
-pub(super) fn copy_to(from: c_int, to: c_int) {
-    // SAFETY: integers only; the caller's process is a copy with one thread, and nobody in it
-    // refers to descriptors by number any more.
-    unsafe { libc::dup2(from, to) };
-}
-
-/// Closes all descriptors from this number on (Linux 5.9 and later).
-pub(super) fn close_from(first: c_int) {
-    // SAFETY: as above.
-    unsafe { libc::syscall(libc::SYS_close_range, first, c_int::MAX, 0) };
+/// Closes all descriptors but two (Linux 5.9 and later).
+pub(super) fn close_all_but(one: c_int, other: c_int) {
+    let (low, high) = (one.min(other), one.max(other));
+    for (first, last) in [(0, low - 1), (low + 1, high - 1), (high + 1, c_int::MAX)] {
+        if first <= last {
+            // SAFETY: integers only; the caller's process is a copy with one thread, and nobody in
+            // it refers to other descriptors any more.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
 }
 
 /// A copy of another process's descriptor.

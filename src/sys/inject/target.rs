@@ -30,7 +30,7 @@ const ENDING: Duration = Duration::from_millis(100);
 pub(super) struct Target {
     /// Its threads, the ones first that stop soonest and with the least harm.
     pub(super) threads: Vec<i32>,
-    /// Whether a seccomp filter is on.
+    /// Whether a seccomp filter is on in all of them.
     pub(super) confined: bool,
     /// Address of a `syscall` instruction; 0 if there is none.
     pub(super) gadget: usize,
@@ -43,29 +43,27 @@ pub(super) fn look(process: &Process) -> Result<Target, InjectError> {
         return Err(InjectError::Oneself { pid });
     }
     let status = fs::read_to_string(process.proc("status")).map_err(|_| gone(process))?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|line| line.split_whitespace().next()).unwrap_or("")
-    };
-    let tracer = field("TracerPid:").parse().unwrap_or(0);
+    let tracer = field(&status, "TracerPid:").parse().unwrap_or(0);
     if tracer != 0 {
         return Err(InjectError::Traced { pid, tracer });
     }
-    let threads = threads(process);
-    if threads.is_empty() {
-        return Err(gone(process));
-    }
-    if field("VmSize:").is_empty() {
-        let ending = field("State:") == "Z" || process.ends_within(ENDING);
+    let (confined, threads) = threads(process).ok_or_else(|| gone(process))?;
+    if field(&status, "VmSize:").is_empty() {
+        let ending = field(&status, "State:") == "Z" || process.ends_within(ENDING);
         return Err(if ending { gone(process) } else { InjectError::KernelThread { pid } });
     }
-    let confined = !matches!(field("Seccomp:"), "0" | "");
     let gadget = gadget(process).map_err(|error| match error.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => refused(process),
         Some(libc::ESRCH) => gone(process),
         _ => InjectError::System { pid, what: "read its memory map", source: error },
     })?;
     Ok(Target { threads, confined, gadget })
+}
+
+/// What a line of `/proc/PID/status` says, up to the first space.
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()).unwrap_or("")
 }
 
 /// Why a process that was there cannot be found.
@@ -101,16 +99,25 @@ pub(super) fn refused(process: &Process) -> InjectError {
     InjectError::NotPermitted { pid, advice }
 }
 
-/// The threads that live, best first.
-fn threads(process: &Process) -> Vec<i32> {
+/// The threads that live, best first, and whether a seccomp filter is on in them. Each thread may
+/// have a filter of its own: where some have none, only those count. `None` if no thread lives.
+fn threads(process: &Process) -> Option<(bool, Vec<i32>)> {
     let entries = fs::read_dir(process.proc("task")).into_iter().flatten().flatten();
-    let mut found: Vec<(u8, i32)> = entries
+    let mut found: Vec<(bool, u8, i32)> = entries
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .take(limits::ATTACH_THREADS_MAX)
-        .filter_map(|thread| Some((rank(process, thread)?, thread)))
+        .filter_map(|thread| Some((is_confined(process, thread)?, rank(process, thread)?, thread)))
         .collect();
     found.sort_unstable();
-    found.into_iter().map(|(_, thread)| thread).collect()
+    let (confined, ..) = *found.first()?;
+    found.retain(|(is, ..)| *is == confined);
+    Some((confined, found.into_iter().map(|(.., thread)| thread).collect()))
+}
+
+/// Whether a seccomp filter is on in a thread; `None` if it has ended.
+fn is_confined(process: &Process, thread: i32) -> Option<bool> {
+    let status = fs::read_to_string(process.proc(format!("task/{thread}/status"))).ok()?;
+    Some(!matches!(field(&status, "Seccomp:"), "0" | ""))
 }
 
 /// How well a thread serves; `None` if it has ended. Best is one that waits in a system call which

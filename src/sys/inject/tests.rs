@@ -1,33 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Tests of attaching: victims are copies of the test program that do what a variable says.
-#![allow(unsafe_code)]
+//! Tests of attaching, to copies of the test program.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+mod victims;
+
+use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, pipe};
+use nix::sys::signal::Signal;
 
 use super::helper::{Report, Step};
 use super::{InjectError, attach, launch, target};
 use crate::bitmap::DenseBitmap;
 use crate::dirty::{DirtyError, DirtyTracker, ProcessTracker};
-use crate::sys::{
-    Backing, Categories, Mapping, Pagemap, Process, ProcessMap, Query, RegionBuffer, UffdMode,
-    Userfaultfd,
-};
+use crate::sys::test_child::{TestChild, protected};
+use crate::sys::{Process, ProcessMap, UffdMode, Userfaultfd};
 use crate::units::{GuestAddress, PageIndex, PageSize};
 
-const VICTIM: &str = "PRECOPY_TEST_VICTIM";
+/// The test that the processes run.
+const VICTIM: &str = "sys::inject::tests::victims::victim";
 /// How often things that are tried at random are tried.
 const ROUNDS: &str = "PRECOPY_ATTACH_ROUNDS";
 
@@ -35,331 +31,8 @@ fn rounds(default: u64) -> u64 {
     std::env::var(ROUNDS).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Not a test by itself: the processes that the others attach to.
-#[test]
-fn victim() {
-    let Ok(orders) = std::env::var(VICTIM) else { return };
-    let words: Vec<&str> = orders.split(' ').collect();
-    match words[0] {
-        "hammer" => hammer(words[1].parse().unwrap()),
-        "block" => block(words[1]),
-        "spin" => spin(),
-        "wait" => wait(),
-        "confined" => {
-            kill_for_userfaultfd();
-            wait();
-        }
-        "keep" => keep(words[1].parse().unwrap(), words[2].parse().unwrap()),
-        "again" => again(words[1].parse().unwrap()),
-        "remap" => remap(),
-        "try" => {
-            let process = Process::open(words[1].parse().unwrap()).unwrap();
-            say(&attach(&process).map_or_else(|error| error.to_string(), |_| "done".to_owned()));
-        }
-        what => panic!("{what}"),
-    }
-}
-
-fn say(what: &str) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "\n@{what}").unwrap();
-    out.flush().unwrap();
-}
-
-/// Waits until a line comes, or the other end is gone.
-fn listen() {
-    std::io::stdin().read_line(&mut String::new()).unwrap();
-}
-
-/// Memory of which the tests know where it is.
-fn wait() {
-    let memory = Mapping::new(4 << 20, Backing::Anonymous).unwrap();
-    memory.words().iter().for_each(|word| word.store(1, SeqCst));
-    say(&memory.addresses().start.to_string());
-    listen();
-    let before = minor_faults();
-    memory.words().iter().step_by(512).for_each(|word| word.store(2, SeqCst));
-    say(&(minor_faults() - before).to_string());
-    listen();
-}
-
-fn minor_faults() -> i64 {
-    nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)
-        .unwrap()
-        .minor_page_faults()
-}
-
-/// Threads that do what threads do, and check that nothing came out wrong.
-fn hammer(threads: usize) {
-    let stop = AtomicBool::new(false);
-    let (turns, wrong) = (AtomicU64::new(0), AtomicU64::new(0));
-    let slept = (Mutex::new(0u64), Condvar::new());
-    let block = Mapping::new(threads * 4096, Backing::Anonymous).unwrap();
-    thread::scope(|scope| {
-        for number in 0..threads {
-            let (stop, turns, wrong, slept, block) = (&stop, &turns, &wrong, &slept, &block);
-            scope.spawn(move || {
-                let mut turn = 0;
-                while !stop.load(SeqCst) {
-                    turn += 1;
-                    let fine = one_turn(number, turn, slept, block);
-                    wrong.fetch_add(u64::from(!fine), SeqCst);
-                    turns.fetch_add(1, SeqCst);
-                }
-            });
-        }
-        say("running");
-        listen();
-        stop.store(true, SeqCst);
-    });
-    say(&format!("{} {}", turns.load(SeqCst), wrong.load(SeqCst)));
-}
-
-fn one_turn(number: usize, turn: u64, slept: &(Mutex<u64>, Condvar), block: &Mapping) -> bool {
-    let (from, into) = pipe().unwrap();
-    let (mut from, mut into) = (std::fs::File::from(from), std::fs::File::from(into));
-    let sent = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number as u64;
-    into.write_all(&sent.to_ne_bytes()).unwrap();
-    let mut got = [0; 8];
-    from.read_exact(&mut got).unwrap();
-    let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&from), PollFlags::POLLIN)];
-    let polled = poll(&mut fds, PollTimeout::from(u8::from(turn.is_multiple_of(8))));
-    if turn.is_multiple_of(4) {
-        thread::sleep(Duration::from_micros(20));
-    }
-    if turn.is_multiple_of(5) {
-        let guard = slept.0.lock().unwrap();
-        drop(slept.1.wait_timeout(guard, Duration::from_micros(50)).unwrap());
-        slept.1.notify_one();
-    }
-    let word = &block.words()[number * 512 + usize::try_from(turn % 512).unwrap()];
-    word.store(sent, SeqCst);
-    let sum = |salt: f64| (0..200).fold(salt, |sum, at| (sum + f64::from(at)).sqrt() + salt);
-    let computed = sum(sent as f64).to_bits() == sum(std::hint::black_box(sent as f64)).to_bits();
-    u64::from_ne_bytes(got) == sent && polled == Ok(0) && word.load(SeqCst) == sent && computed
-}
-
-/// A thread that waits in one system call until it is told to go on, and says what it returned.
-fn block(call: &str) {
-    let (from, into) = pipe().unwrap();
-    let began = Instant::now();
-    thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            say(&nix::unistd::gettid().to_string());
-            let answer = wait_in(call, from);
-            format!("{answer} after {}", began.elapsed().as_millis())
-        });
-        listen();
-        // Nobody reads it if the call has returned already.
-        let _ = std::fs::File::from(into).write_all(b"x");
-        say(&thread.join().unwrap());
-    });
-}
-
-fn wait_in(call: &str, from: OwnedFd) -> String {
-    let readable = || PollFd::new(std::os::fd::AsFd::as_fd(&from), PollFlags::POLLIN);
-    match call {
-        "read" => format!("{:?}", nix::unistd::read(&from, &mut [0; 8])),
-        "poll" => format!("{:?}", poll(&mut [readable()], PollTimeout::NONE)),
-        "poll-timeout" => format!("{:?}", poll(&mut [readable()], 60_000u16)),
-        "sleep" => {
-            let time = libc::timespec { tv_sec: 1, tv_nsec: 0 };
-            // SAFETY: the pointer is to a live local.
-            let answer = unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) };
-            format!("Ok({answer})")
-        }
-        "epoll" => {
-            let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
-            epoll.add(&from, EpollEvent::new(EpollFlags::EPOLLIN, 0)).unwrap();
-            let mut events = [EpollEvent::empty()];
-            format!("{:?}", epoll.wait(&mut events, EpollTimeout::NONE))
-        }
-        "futex" => {
-            let (sender, receiver) = std::sync::mpsc::channel();
-            thread::spawn(move || {
-                let read = nix::unistd::read(&from, &mut [0; 8]);
-                sender.send(read).unwrap();
-            });
-            format!("{:?}", receiver.recv().unwrap())
-        }
-        what => panic!("{what}"),
-    }
-}
-
-/// A thread that makes no system call.
-fn spin() {
-    let (stop, turns) = (AtomicBool::new(false), AtomicU64::new(0));
-    thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            say(&nix::unistd::gettid().to_string());
-            let (mut hash, mut sum, mut wrong) = (1u64, 0.0f64, 0u64);
-            while !stop.load(SeqCst) {
-                let before = (hash, sum);
-                for at in 0..1000u64 {
-                    hash = (hash ^ at).wrapping_mul(0x100_0000_01b3).rotate_left(7);
-                    sum = (sum + at as f64).sqrt();
-                }
-                let (mut other, mut again) = std::hint::black_box(before);
-                for at in 0..1000u64 {
-                    other = (other ^ at).wrapping_mul(0x100_0000_01b3).rotate_left(7);
-                    again = (again + at as f64).sqrt();
-                }
-                wrong += u64::from(other != hash || again.to_bits() != sum.to_bits());
-                turns.fetch_add(1, SeqCst);
-            }
-            wrong
-        });
-        listen();
-        stop.store(true, SeqCst);
-        say(&format!("{} {}", turns.load(SeqCst), thread.join().unwrap()));
-    });
-}
-
-/// Kills the process for userfaultfd(2), and lets everything else pass.
-fn kill_for_userfaultfd() {
-    let op =
-        |code: u32, jt, jf, k| libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k };
-    let number = u32::try_from(libc::SYS_userfaultfd).unwrap();
-    let mut filter = [
-        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
-    // SAFETY: integers only.
-    unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    // SAFETY: the program is valid and outlives the call; all threads are to have it.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_TSYNC,
-            &raw const program,
-        )
-    };
-    assert_eq!(answer, 0);
-}
-
-/// Attaches to a process and protects its memory, until it is killed.
-fn keep(pid: u32, start: usize) {
-    let process = Process::open(pid).unwrap();
-    let attachment = attach(&process).unwrap();
-    let addresses = start..start + (4 << 20);
-    attachment.uffd().register(&addresses).unwrap();
-    protect(&Pagemap::of(&process).unwrap(), addresses.clone());
-    assert_eq!(protected(&process, addresses), 1024);
-    say("protected");
-    listen();
-}
-
-/// Attaches to a process again and again, until it is killed.
-fn again(pid: u32) {
-    let process = Process::open(pid).unwrap();
-    say("running");
-    loop {
-        attach(&process).unwrap();
-    }
-}
-
-fn protect(pagemap: &Pagemap, addresses: std::ops::Range<usize>) {
-    let query = Query { all_of: Categories::WRITTEN, protect: true, ..Query::default() };
-    pagemap.scan(addresses, query, &mut RegionBuffer::new(), |_, _| {}).unwrap();
-}
-
-/// Maps other memory into the middle of what it had, and writes to the first and last page of it.
-fn remap() {
-    let memory = Mapping::new(4 << 20, Backing::Anonymous).unwrap();
-    memory.words().iter().step_by(512).for_each(|word| word.store(1, SeqCst));
-    let start = memory.addresses().start;
-    say(&start.to_string());
-    listen();
-    let place: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(start + (1 << 20));
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-    // SAFETY: replaces a part of the mapping above, which stays readable and writable.
-    let mapped = unsafe { libc::mmap(place, 1 << 20, protection, flags, -1, 0) };
-    assert_eq!(mapped, place);
-    for turn in 0..3 {
-        memory.words()[256 * 512].store(turn, SeqCst);
-        memory.words()[511 * 512].store(turn, SeqCst);
-        say("written");
-        listen();
-    }
-}
-
-/// Pages that are write-protected.
-fn protected(process: &Process, addresses: std::ops::Range<usize>) -> usize {
-    let query = Query {
-        all_of: Categories::PRESENT,
-        none_of: Categories::WRITTEN,
-        report: Categories::PRESENT,
-        ..Query::default()
-    };
-    let mut pages = 0;
-    let pagemap = Pagemap::of(process).unwrap();
-    pagemap
-        .scan(addresses, query, &mut RegionBuffer::new(), |found, _| pages += found.len() / 4096)
-        .unwrap();
-    pages
-}
-
-struct Victim {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Victim {
-    fn start(orders: &str) -> Self {
-        Self::run(Command::new(std::env::current_exe().unwrap()), orders)
-    }
-
-    fn run(mut command: Command, orders: &str) -> Self {
-        let mut child = command
-            .args(["--exact", "sys::inject::tests::victim", "--nocapture", "--quiet"])
-            .env(VICTIM, orders)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let input = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Self { child, input, output }
-    }
-
-    fn hear(&mut self) -> String {
-        loop {
-            let mut line = String::new();
-            assert!(self.output.read_line(&mut line).unwrap() > 0, "the child has ended");
-            if let Some(said) = line.strip_prefix('@') {
-                return said.trim_end().to_owned();
-            }
-        }
-    }
-
-    fn numbers(&mut self) -> Vec<u64> {
-        self.hear().split(' ').map(|word| word.parse().unwrap()).collect()
-    }
-
-    fn go_on(&mut self) {
-        writeln!(self.input).unwrap();
-    }
-
-    fn process(&self) -> Process {
-        Process::open(self.child.id()).unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
-    }
-}
-
-impl Drop for Victim {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn start(orders: &str) -> TestChild {
+    TestChild::start(VICTIM, orders)
 }
 
 /// Attaches to one thread.
@@ -369,28 +42,34 @@ fn attach_to(process: &Process, thread: i32) -> Result<super::Attachment, Inject
     launch::attach_by(process, &target)
 }
 
-/// Whether processes can be attached to here; says so if not.
+/// Whether processes can be attached to here; says so if this machine forbids it.
 fn can_attach() -> bool {
-    let mut victim = Victim::start("wait");
+    let mut victim = start("wait");
     victim.hear();
     match attach(&victim.process()) {
         Ok(_) => true,
-        Err(why) => {
+        Err(why) if why.is_of_the_machine() => {
             crate::skipped(format_args!("{why}"));
             false
         }
+        Err(why) => panic!("{why}"),
     }
 }
 
-/// No userfaultfd is left, and nobody traces it.
+/// No userfaultfd is left, no thread's signals are blocked, and nobody traces it.
 fn assert_untouched(process: &Process) {
     // The helper of a process that was killed goes on for a moment.
     let left = || {
         let files = std::fs::read_dir(process.proc("fd")).unwrap().flatten();
         let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
         let open = links.filter(|link| link.to_string_lossy().contains("userfaultfd")).count();
-        let status = std::fs::read_to_string(process.proc("status")).unwrap();
-        (open, status.contains("TracerPid:\t0"))
+        let threads = std::fs::read_dir(process.proc("task")).unwrap().flatten();
+        let status = threads.map(|thread| std::fs::read_to_string(thread.path().join("status")));
+        let is_free = |status: String| {
+            status.contains("TracerPid:\t0") && status.contains("SigBlk:\t0000000000000000")
+        };
+        // A thread that is gone by now has no status.
+        (open, status.flatten().all(is_free))
     };
     let until = Instant::now() + Duration::from_secs(10);
     while left() != (0, true) && Instant::now() < until {
@@ -417,7 +96,7 @@ fn busy_threads_come_to_no_harm() {
     if !can_attach() {
         return;
     }
-    let mut victim = Victim::start("hammer 32");
+    let mut victim = start("hammer 32");
     victim.hear();
     let process = victim.process();
     let mut pauses = Vec::new();
@@ -435,7 +114,7 @@ fn busy_threads_come_to_no_harm() {
     pauses.sort_unstable();
     println!("median {:?}, longest {:?}", pauses[pauses.len() / 2], pauses.last().unwrap());
     assert_untouched(&process);
-    victim.go_on();
+    victim.tell("");
     let said = victim.numbers();
     assert!(said[0] > 100 && said[1] == 0, "turns and wrong results: {said:?}");
 }
@@ -447,7 +126,7 @@ fn interrupted_system_calls_go_on() {
         return;
     }
     for call in ["read", "poll", "poll-timeout", "sleep", "futex", "epoll"] {
-        let mut victim = Victim::start(&format!("block {call}"));
+        let mut victim = start(&format!("block {call}"));
         let thread = i32::try_from(victim.numbers()[0]).unwrap();
         let process = victim.process();
         let place = process.proc(format!("task/{thread}/syscall"));
@@ -463,7 +142,7 @@ fn interrupted_system_calls_go_on() {
                 break;
             }
         }
-        victim.go_on();
+        victim.tell("");
         let said = victim.hear();
         let (answer, millis) = said.split_once(" after ").unwrap();
         match call {
@@ -484,14 +163,14 @@ fn computing_threads_come_to_no_harm() {
     if !can_attach() {
         return;
     }
-    let mut victim = Victim::start("spin");
+    let mut victim = start("spin");
     let thread = i32::try_from(victim.numbers()[0]).unwrap();
     let process = victim.process();
     for _ in 0..rounds(6) {
         attach_to(&process, thread).unwrap();
     }
     assert_untouched(&process);
-    victim.go_on();
+    victim.tell("");
     let said = victim.numbers();
     assert!(said[0] > 0 && said[1] == 0, "turns and wrong results: {said:?}");
 }
@@ -502,7 +181,7 @@ fn stopped_processes_stay_stopped() {
     if !can_attach() {
         return;
     }
-    let mut victim = Victim::start("wait");
+    let mut victim = start("wait");
     victim.hear();
     victim.signal(Signal::SIGSTOP);
     let process = victim.process();
@@ -519,7 +198,7 @@ fn stopped_processes_stay_stopped() {
         assert_eq!(state(), 'T');
     }
     victim.signal(Signal::SIGCONT);
-    victim.go_on();
+    victim.tell("");
     victim.hear();
 }
 
@@ -529,12 +208,12 @@ fn nothing_stays_protected_when_the_tracker_is_killed() {
     if !can_attach() {
         return;
     }
-    let mut victim = Victim::start("wait");
-    let start = usize::try_from(victim.numbers()[0]).unwrap();
+    let mut victim = start("wait");
+    let base = usize::try_from(victim.numbers()[0]).unwrap();
     let process = victim.process();
-    let mut keeper = Victim::start(&format!("keep {} {start}", victim.child.id()));
+    let mut keeper = start(&format!("keep {} {base}", victim.child.id()));
     assert_eq!(keeper.hear(), "protected");
-    let addresses = start..start + (4 << 20);
+    let addresses = base..base + (4 << 20);
     assert_eq!(protected(&process, addresses.clone()), 1024);
     keeper.signal(Signal::SIGKILL);
     keeper.child.wait().unwrap();
@@ -546,7 +225,7 @@ fn nothing_stays_protected_when_the_tracker_is_killed() {
     let maps = std::fs::read_to_string(process.proc("smaps")).unwrap();
     assert!(!maps.lines().any(|line| line.starts_with("VmFlags:") && line.contains(" uw")));
     assert_untouched(&process);
-    victim.go_on();
+    victim.tell("");
     let faults = victim.numbers()[0];
     assert!(faults < 100, "{faults} faults in writing 1024 pages");
 }
@@ -557,30 +236,31 @@ fn being_killed_while_attaching_does_no_harm() {
     if !can_attach() {
         return;
     }
-    let mut victim = Victim::start("hammer 4");
+    let mut victim = start("hammer 4");
     victim.hear();
     let process = victim.process();
     for round in 0..rounds(6) {
-        let mut killer = Victim::start(&format!("again {}", victim.child.id()));
+        let mut killer = start(&format!("again {}", victim.child.id()));
         killer.hear();
         thread::sleep(Duration::from_micros(1000 + round * 977 % 4000));
         killer.signal(Signal::SIGKILL);
         killer.child.wait().unwrap();
         assert_untouched(&process);
     }
-    victim.go_on();
+    victim.tell("");
     let said = victim.numbers();
     assert!(said[0] > 0 && said[1] == 0, "turns and wrong results: {said:?}");
 }
 
-/// A process that is killed while somebody attaches: an error, at once.
+/// A process that is killed while somebody attaches: an error that says so, and not the one of
+/// whoever waited in vain.
 #[test]
 fn being_killed_while_attached_to_is_an_error() {
     if !can_attach() {
         return;
     }
     for round in 0..rounds(6) {
-        let mut victim = Victim::start("hammer 4");
+        let mut victim = start("hammer 4");
         victim.hear();
         let process = Arc::new(victim.process());
         let attacker = thread::spawn(move || {
@@ -592,11 +272,9 @@ fn being_killed_while_attached_to_is_an_error() {
         });
         thread::sleep(Duration::from_micros(3000 + round * 1777 % 6000));
         victim.signal(Signal::SIGKILL);
-        let began = Instant::now();
         let error = attacker.join().unwrap();
         let expected = matches!(error, InjectError::Gone { .. } | InjectError::Zombie { .. });
         assert!(expected, "{error:?}");
-        assert!(began.elapsed() < Duration::from_secs(5), "it took too long");
     }
 }
 
@@ -608,20 +286,22 @@ fn what_cannot_be_attached_to_is_named() {
     assert!(Process::open(0).is_err() && Process::open(u32::MAX).is_err());
     let own = Process::open(std::process::id()).unwrap();
     assert!(matches!(attach(&own), Err(InjectError::Oneself { .. })));
-    if let Ok(kernel) = Process::open(2) {
+    let kernel = Process::open(2).ok().filter(|process| {
+        std::fs::read_to_string(process.proc("comm")).is_ok_and(|name| name == "kthreadd\n")
+    });
+    if let Some(kernel) = kernel {
         let answer = attach(&kernel);
         assert!(matches!(answer, Err(InjectError::KernelThread { .. })), "{answer:?}");
+    } else {
+        crate::skipped("no thread of the kernel is to be seen here");
     }
-    let mut victim = Victim::start("wait");
+    let mut victim = start("wait");
     victim.hear();
     let process = victim.process();
-    let tracer = Thread::seize(&victim);
+    let (tracer, tracing) = Thread::seize(&victim);
     let traced = attach(&process);
     drop(tracer);
-    let us = nix::unistd::gettid().as_raw().unsigned_abs();
-    assert!(
-        matches!(traced, Err(InjectError::Traced { tracer, .. }) if tracer != 0 || tracer == us)
-    );
+    assert!(matches!(traced, Err(InjectError::Traced { tracer: by, .. }) if by == tracing));
     victim.child.kill().unwrap();
     while process.is_alive() {
         thread::sleep(Duration::from_millis(1));
@@ -639,17 +319,18 @@ struct Thread {
 }
 
 impl Thread {
-    fn seize(victim: &Victim) -> Self {
+    /// The thread, and its number.
+    fn seize(victim: &TestChild) -> (Self, u32) {
         let pid = victim.child.id().cast_signed();
         let (stop, stopped) = std::sync::mpsc::channel();
         let (seized, is_seized) = std::sync::mpsc::channel();
         let thread = thread::spawn(move || {
             super::raw::Thread(pid).request(super::raw::SEIZE, 0).unwrap();
-            seized.send(()).unwrap();
+            seized.send(nix::unistd::gettid().as_raw().unsigned_abs()).unwrap();
             let _ = stopped.recv();
         });
-        is_seized.recv().unwrap();
-        Self { stop, thread: Some(thread) }
+        let number = is_seized.recv().unwrap();
+        (Self { stop, thread: Some(thread) }, number)
     }
 }
 
@@ -666,7 +347,7 @@ fn seccomp_is_not_set_off() {
     if !can_attach() {
         return;
     }
-    let mut victim = Victim::start("confined");
+    let mut victim = start("confined");
     victim.hear();
     let process = victim.process();
     match attach(&process) {
@@ -674,20 +355,66 @@ fn seccomp_is_not_set_off() {
         Err(InjectError::Confined { .. }) => crate::skipped("seccomp cannot be suspended"),
         Err(error) => panic!("{error}"),
     }
-    victim.go_on();
+    victim.tell("");
     victim.hear();
     let mut status = std::fs::read_to_string(process.proc("status")).unwrap();
     status.retain(|c| c != '\t');
     assert!(status.contains("Seccomp:2"), "the filter is still on");
     with_unprivileged(|run| {
-        let mut victim = Victim::run(run(), "confined");
+        let mut victim = TestChild::run(run(), VICTIM, "confined");
         victim.hear();
-        let mut other = Victim::run(run(), &format!("try {}", victim.child.id()));
+        let mut other = TestChild::run(run(), VICTIM, &format!("try {}", victim.child.id()));
         let said = other.hear();
         assert!(said.contains("confined by seccomp"), "{said}");
-        victim.go_on();
+        victim.tell("");
         victim.hear();
     });
+}
+
+/// A thread with a filter of its own is left alone where another one has none.
+#[test]
+fn a_confined_thread_is_passed_over() {
+    if !can_attach() {
+        return;
+    }
+    let mut victim = start("confined-thread");
+    let confined = i32::try_from(victim.numbers()[0]).unwrap();
+    victim.tell("");
+    victim.hear();
+    let process = victim.process();
+    let target = target::look(&process).unwrap();
+    if target.confined {
+        crate::skipped("all that runs here is confined");
+        return;
+    }
+    assert!(!target.threads.is_empty() && !target.threads.contains(&confined), "{target:?}");
+    attach(&process).unwrap();
+    victim.tell("");
+    victim.hear();
+}
+
+/// Descriptors run out: of the process that attaches, which needs none for its helper; and of the
+/// other one, which then goes on where it was.
+#[test]
+fn descriptors_run_out() {
+    if !can_attach() {
+        return;
+    }
+    let mut victim = start("wait");
+    victim.hear();
+    let mut other = start(&format!("try-full {}", victim.child.id()));
+    assert_eq!(other.hear(), "done");
+    let mut full = start("full");
+    full.hear();
+    let refused = attach(&full.process());
+    assert!(
+        matches!(&refused, Err(InjectError::Refused { source, .. })
+        if source.raw_os_error() == Some(libc::EMFILE)),
+        "{refused:?}"
+    );
+    full.tell("");
+    full.hear();
+    assert_untouched(&full.process());
 }
 
 /// Without privilege: one's own processes, and no others.
@@ -697,14 +424,14 @@ fn rights_are_respected() {
         return;
     }
     with_unprivileged(|run| {
-        let mut ours = Victim::start("wait");
+        let mut ours = start("wait");
         ours.hear();
-        let mut theirs = Victim::run(run(), "wait");
+        let mut theirs = TestChild::run(run(), VICTIM, "wait");
         theirs.hear();
-        let mut other = Victim::run(run(), &format!("try {}", ours.child.id()));
+        let mut other = TestChild::run(run(), VICTIM, &format!("try {}", ours.child.id()));
         let said = other.hear();
         assert!(said.contains("Not permitted") && said.contains("root"), "{said}");
-        let mut other = Victim::run(run(), &format!("try {}", theirs.child.id()));
+        let mut other = TestChild::run(run(), VICTIM, &format!("try {}", theirs.child.id()));
         let said = other.hear();
         let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
         if yama.is_ok_and(|scope| scope.trim() != "0") {
@@ -785,7 +512,7 @@ fn programs_of_32_bits_are_refused() {
 #[test]
 fn reports_survive_the_way() {
     for step in Step::ALL {
-        let report = Report { step, code: 7, thread: 8, pause_ns: 9 };
+        let report = Report { step, code: 7, pause_ns: 9 };
         assert_eq!(Report::from_bytes(report.to_bytes()), Some(report));
     }
     assert_eq!(Report::from_bytes([0; Report::BYTES]), None);
@@ -799,7 +526,7 @@ fn remapped_memory_is_noticed() {
         return;
     }
     for follows in [false, true] {
-        let mut victim = Victim::start("remap");
+        let mut victim = start("remap");
         let start = usize::try_from(victim.numbers()[0]).unwrap();
         let place = [(GuestAddress::new(0), start..start + (4 << 20))];
         let map = ProcessMap::new(Arc::new(victim.process()), PageSize::BASE, &place).unwrap();
@@ -808,7 +535,7 @@ fn remapped_memory_is_noticed() {
         let mut set = DenseBitmap::new(1024);
         tracker.harvest(&mut set).unwrap();
         assert_eq!(set.count(), 0);
-        victim.go_on();
+        victim.tell("");
         victim.hear();
         let answer = tracker.harvest(&mut set);
         if !follows {
@@ -820,7 +547,7 @@ fn remapped_memory_is_noticed() {
         assert!(written.iter().all(|page| set.contains(*page)));
         assert_eq!(tracker.changes().load(SeqCst), 1);
         for _ in 0..2 {
-            victim.go_on();
+            victim.tell("");
             victim.hear();
             set.clear_all();
             tracker.harvest(&mut set).unwrap();
@@ -831,6 +558,29 @@ fn remapped_memory_is_noticed() {
     }
 }
 
+/// What cannot be released keeps nothing else protected.
+#[test]
+fn memory_beside_unmapped_memory_is_released() {
+    if !can_attach() {
+        return;
+    }
+    let mut victim = start("unmap");
+    let starts = victim.numbers().into_iter().map(|start| usize::try_from(start).unwrap());
+    let parts = starts.map(|start| (GuestAddress::new(start as u64), start..start + (2 << 20)));
+    let (unmapped, mut parts) = (parts.clone().next().unwrap().1, parts.collect::<Vec<_>>());
+    parts.sort_by_key(|(start, _)| *start);
+    let map = ProcessMap::new(Arc::new(victim.process()), PageSize::BASE, &parts).unwrap();
+    let mut tracker = ProcessTracker::attach(Arc::new(map)).unwrap();
+    tracker.arm().unwrap();
+    victim.tell("");
+    victim.hear();
+    let (process, released) = (victim.process(), tracker.disarm());
+    for (_, addresses) in parts.into_iter().filter(|(_, addresses)| *addresses != unmapped) {
+        assert_eq!(protected(&process, addresses), 0, "{released:?}");
+    }
+    assert!(released.is_err());
+}
+
 /// What the module's documentation says of a helper that is killed in the midst of it: a thread
 /// that waits in a system call sees that call return.
 #[test]
@@ -838,7 +588,7 @@ fn a_lost_helper_leaves_a_waiting_thread_alive() {
     if !can_attach() {
         return;
     }
-    let mut victim = Victim::start("block poll");
+    let mut victim = start("block poll");
     let thread = i32::try_from(victim.numbers()[0]).unwrap();
     let place = victim.process().proc(format!("task/{thread}/syscall"));
     while !std::fs::read_to_string(&place).unwrap().starts_with("7 ") {
@@ -858,7 +608,7 @@ fn a_lost_helper_leaves_a_waiting_thread_alive() {
     });
     // The end of the thread that traces is the end of the tracing.
     tracer.join().unwrap();
-    victim.go_on();
+    victim.tell("");
     let said = victim.hear();
     assert!(said.starts_with("Ok("), "{said}");
 }

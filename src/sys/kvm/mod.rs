@@ -9,7 +9,7 @@ mod ring;
 mod ring_test;
 mod slots;
 
-pub use ring::{KvmRings, RING_ENTRIES_MAX};
+pub use ring::KvmRings;
 #[cfg(test)]
 pub(crate) use ring_test::set_flat_mode;
 pub use ring_test::{RingTest, test_ring};

@@ -19,8 +19,6 @@ use super::reset_dirty_rings;
 use crate::limits;
 use crate::sys::base_page_bytes;
 
-/// Most entries of a ring (1 MiB of memory), as Linux has it.
-pub const RING_ENTRIES_MAX: u32 = 1 << 16;
 /// What an entry says: a page was dirtied; and, by whoever has taken it: it may be used again.
 const DIRTY: u32 = 1;
 const RESET: u32 = 2;
@@ -94,7 +92,7 @@ impl KvmRings {
     ///
     /// # Errors
     /// If the kernel has none (Linux 5.11 and later do), or the number is not a power of two from
-    /// a page's worth to [`RING_ENTRIES_MAX`].
+    /// a page's worth to 65,536.
     pub fn enable(vm: Arc<VmFd>, entries: u32) -> io::Result<Self> {
         let bytes = u64::from(entries) * size_of::<Entry>() as u64;
         let mut refused = io::Error::from(io::ErrorKind::Unsupported);

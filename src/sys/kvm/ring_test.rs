@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, kvm_regs, kvm_segment};
+use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, kvm_regs};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use nix::errno::Errno;
 
@@ -166,19 +166,11 @@ fn drive(
 
 /// Puts a vCPU into protected mode with segments that cover 4 GiB, without paging.
 pub(crate) fn set_flat_mode(vcpu: &VcpuFd) -> io::Result<()> {
-    let data = kvm_segment {
-        limit: u32::MAX,
-        selector: 0x10,
-        type_: 3,
-        present: 1,
-        db: 1,
-        s: 1,
-        g: 1,
-        ..Default::default()
-    };
     let mut sregs = vcpu.get_sregs()?;
-    sregs.cs = kvm_segment { selector: 8, type_: 11, ..data };
-    (sregs.ds, sregs.es, sregs.ss) = (data, data, data);
+    // After a reset these are segments of 16 bits and 64 KiB, that of the code at the top.
+    for segment in [&mut sregs.cs, &mut sregs.ds, &mut sregs.es, &mut sregs.ss] {
+        (segment.base, segment.limit, segment.db, segment.g) = (0, u32::MAX, 1, 1);
+    }
     sregs.cr0 |= 1;
     Ok(vcpu.set_sregs(&sregs)?)
 }

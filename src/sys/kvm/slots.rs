@@ -93,12 +93,6 @@ impl KvmSlots {
         &self.table
     }
 
-    /// The VM.
-    #[must_use]
-    pub fn vm(&self) -> &Arc<VmFd> {
-        &self.vm
-    }
-
     /// How many slots there are: one a region.
     #[must_use]
     pub fn count(&self) -> usize {

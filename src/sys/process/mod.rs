@@ -4,6 +4,8 @@
 
 mod area;
 mod maps;
+#[cfg(test)]
+pub(crate) mod test_child;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSliceMut};

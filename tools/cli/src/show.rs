@@ -208,6 +208,7 @@ pub(crate) fn summary(report: &Report) -> String {
 
 /// What deltas did.
 fn deltas(delta: &DeltaReport) -> String {
+    let cache = &delta.cache;
     let mean = delta.sent.bytes.checked_div(delta.sent.pages).unwrap_or(0);
     let mut out = format!(
         "  deltas   {} pages of {} on average, {} saved; {} encoding\n",
@@ -218,18 +219,18 @@ fn deltas(delta: &DeltaReport) -> String {
     );
     out.push_str(&format!(
         "           cache {} of {}: {} hits on copies, {} on lines ({} went in full), {} misses\n",
-        bytes(delta.cache_bytes),
-        bytes(delta.cache_limit_bytes),
-        count(delta.hits),
-        count(delta.line_hits),
-        count(delta.overflows),
-        count(delta.misses),
+        bytes(cache.cache_bytes),
+        bytes(cache.cache_limit_bytes),
+        count(cache.hits),
+        count(cache.line_hits),
+        count(cache.overflows),
+        count(cache.misses),
     ));
     out.push_str(&format!(
         "           copies: {} entered, {} gave way, {} stayed out\n",
-        count(delta.admitted),
-        count(delta.evicted),
-        count(delta.declined),
+        count(cache.admitted),
+        count(cache.evicted),
+        count(cache.declined),
     ));
     out
 }
