@@ -80,13 +80,13 @@ pub(super) fn run(args: &RecordArgs) -> anyhow::Result<Exit> {
         recorder_busy_share: recorded.busy_share,
         guest_writes_per_s: writes,
     };
-    if !args.json {
+    if !args.file.json {
         tell_cost(&recorded);
         if let Some(BeforeAndDuring { before, during }) = writes {
             println!("The guest wrote {before:.0} times a second before, {during:.0} meanwhile");
         }
     }
-    file::say(&args.to, recorded.written, cost, args.json)?;
+    file::say(&args.to, recorded.written, cost, args.file.json)?;
     Ok(Exit::Done)
 }
 
@@ -158,11 +158,11 @@ fn web(args: &RecordArgs) -> anyhow::Result<Recorded> {
     // The file is made now, so that one that exists is not found a minute later.
     drop(file::create(&args.to, args.file.force)?);
     let stop = Stop::install()?;
-    let mut spectator = Spectator::new(args.json, options.users.users);
+    let mut spectator = Spectator::new(args.file.json, options.users.users);
     let run = lab::live::run(&options, stop.token(), &mut |event| spectator.event(event));
     spectator.finish();
     let recorded = run.map_err(Into::into).and_then(|run| {
-        run.notes.iter().for_each(|note| tell(note, args.json));
+        run.notes.iter().for_each(|note| tell(note, args.file.json));
         let why = run.recording_failed.as_deref().unwrap_or("it ended before it began");
         let recorded = run.recorded.with_context(|| format!("The recording failed: {why}"))?;
         Ok(recorded.recorded)
@@ -206,7 +206,7 @@ fn record_counters<W: Write + Send + 'static>(
     let before = pace(&vm, &stop, args.warm_up.max(LOOK), None);
     let facts = Box::new(TickFacts::default);
     let recording = Recording::start(tracker, sink, &header, args.file.options(), facts)?;
-    let during = pace(&vm, &stop, args.time, Some((&recording, args.json)));
+    let during = pace(&vm, &stop, args.time, Some((&recording, args.file.json)));
     let recorded = recording.finish()?;
     vm.pause()?;
     Ok((recorded, BeforeAndDuring { before, during }))

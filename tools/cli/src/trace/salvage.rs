@@ -33,12 +33,12 @@ pub(super) fn run(args: &SalvageArgs) -> anyhow::Result<Exit> {
     whole.keep()?;
     let good_bytes = saved.good_bytes;
     let reason = saved.reason.as_ref().map(ToString::to_string);
-    if !args.json {
+    if !args.file.json {
         match &reason {
             None => println!("All ticks of {name} are whole"),
             Some(why) => println!("{name}, {good_bytes} of {of_bytes} bytes used: {why}"),
         }
     }
-    file::say(&args.to, saved.written, Found { good_bytes, of_bytes, reason }, args.json)?;
+    file::say(&args.to, saved.written, Found { good_bytes, of_bytes, reason }, args.file.json)?;
     Ok(Exit::Done)
 }
