@@ -35,6 +35,12 @@ pub(crate) use trace::{
 
 use crate::{exit, parse};
 
+/// Options as they are if nobody types them.
+pub(crate) fn untouched<T: clap::Args>() -> anyhow::Result<T> {
+    let command = T::augment_args(clap::Command::new("precopy"));
+    Ok(T::from_arg_matches(&command.try_get_matches_from(["precopy"])?)?)
+}
+
 /// Live migration in user space: moves a running guest's memory between two processes over TCP
 /// in rounds, pauses it for what is left, and hands it over so that exactly one side runs it.
 #[derive(Parser, Debug)]

@@ -24,6 +24,7 @@ mod shadows;
 mod show;
 mod signals;
 mod simulate;
+mod site;
 mod source;
 mod spectator;
 mod system;
