@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The `precopy` command: migrate live guests between processes, check the engine, measure it.
 
+// First: its macros are for all that follow.
+#[macro_use]
+mod out;
+
 mod advice;
 mod args;
 mod ask;
@@ -58,5 +62,5 @@ fn main() -> ExitCode {
         Command::CopySink(args) => bench::copy::sink(&args),
         Command::Host(args) => paper::host(&args),
     };
-    result.unwrap_or_else(|error| Exit::report(&error)).into()
+    out::finish(result.unwrap_or_else(|error| Exit::report(&error))).into()
 }
