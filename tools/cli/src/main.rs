@@ -11,6 +11,7 @@ mod ask;
 mod bench;
 mod check;
 mod demo;
+mod document;
 mod exit;
 mod guest;
 mod lines;

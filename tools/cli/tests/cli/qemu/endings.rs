@@ -278,6 +278,27 @@ fn ctrl_c_lets_the_guest_go_on_and_the_destination_takes_the_next_attempt() {
     case.destination.prove_that_it_runs();
 }
 
+/// Files beside a migration decide nothing: QEMU is left as it must be, and the guard goes.
+#[test]
+fn a_full_disk_is_no_failed_migration() {
+    if !there_is_a_qemu() {
+        return;
+    }
+    let mut case = Case::new();
+    let full = ["--report", "/dev/full"];
+    let (mut receiver, address) = receiver(&case.destination, &[&["--once"], &full[..]].concat());
+    let socket = case.source.socket();
+    let send = ["qemu", "send", "--qmp", &socket, "--to", &address, "--events", "/dev/full"];
+    let output = precopy(&[&send, &full[..]].concat()).assert().code(6).get_output().clone();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("No space left on device"), "{errors}");
+    assert!(!errors.contains("has died"), "the guard thought so: {errors}");
+    receiver.event("taken_over");
+    assert_eq!(receiver.finish().0.code(), Some(6));
+    assert!(!case.source.has_capability("x-ignore-shared"));
+    case.destination.prove_that_it_runs();
+}
+
 #[test]
 fn a_stopped_guest_that_nobody_guards_is_released_by_hand() {
     if !there_is_a_qemu() {
