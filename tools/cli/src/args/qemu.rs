@@ -93,7 +93,8 @@ pub(crate) struct QemuReceiveArgs {
     pub(crate) qmp: PathBuf,
     #[command(flatten)]
     pub(crate) listen: ListenArgs,
-    /// How long to answer the source's questions after the guest was taken over
+    /// How long to answer the source's questions after the guest was taken over, or its device
+    /// state at least
     #[arg(long, value_name = "TIME", default_value = "45s", value_parser = parse::seconds)]
     pub(crate) answer_for: Duration,
 }

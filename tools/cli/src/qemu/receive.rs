@@ -63,6 +63,8 @@ impl Destination<'_> {
                 Err(MigrateError::NotTakenOver { report }) => {
                     Line::NotTakenOver { report: *report }.say(json);
                     if !self.waits() {
+                        // The source, or its guard, may ask whether this was after Commit.
+                        self.stop.wait(self.stop.requests(), Some(self.args.answer_for));
                         anyhow::bail!(
                             "The QEMU here was ended, or ended itself: it held a part of a guest \
                              that must not run here. Start another one with -incoming defer"

@@ -99,7 +99,10 @@ impl Case {
     fn run(&mut self, step: FrameKind, victim: Victim, then: Then) -> End {
         let journal = self.folder.path().join("journal");
         let journal = journal.to_str().unwrap();
-        let (receiver, address) = receiver(&self.destination, &["--once", "--journal", journal]);
+        // Who lost Commit is asked by a guard that asks several times in a second.
+        let answers = if then == Then::Lose { "5s" } else { "100ms" };
+        let more = ["--once", "--journal", journal, "--answer-for", answers];
+        let (receiver, address) = receiver(&self.destination, &more);
         let gate = Gate::new(&address, step);
         let sender = self.send(&gate.address);
         gate.wait();
