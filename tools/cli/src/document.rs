@@ -2,16 +2,24 @@
 //! What happened, as a file of JSON.
 
 use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
 
-/// Makes sure that a file can be written, before that of which it will tell is begun.
+/// Makes sure that a file can be written, before that of which it will tell is begun. Leaves none
+/// behind that was not there.
 pub(crate) fn prepare(path: Option<&Path>) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
-    let opened = OpenOptions::new().append(true).create(true).open(path);
-    opened.map(drop).with_context(|| failed(path))
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let tried = match OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map(drop)
+        }
+        opened => opened.map(drop),
+    };
+    tried.with_context(|| failed(path))
 }
 
 /// The same for the folder of a report, which is made.

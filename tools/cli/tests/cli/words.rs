@@ -156,6 +156,12 @@ fn files_beside_a_migration_do_not_decide_about_it() {
         let errors = String::from_utf8(output.stderr.clone()).unwrap();
         assert!(errors.contains(word) && output.stdout.is_empty(), "{arguments:?}: {errors}");
     }
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    precopy(&[&small[..], &["--warm-up", "0s", "--report", report.to_str().unwrap()]].concat())
+        .assert()
+        .code(1);
+    assert!(!report.exists(), "there is nothing to tell");
     for file in ["--report", "--events"] {
         let (mut receiver, address) = Running::receiver(&["--once", "--run-for", "0"]);
         let send = ["send", "--to", &address, "--memory", "16MiB", "--warm-up", "100ms"];
