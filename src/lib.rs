@@ -112,9 +112,15 @@ pub mod report;
 mod rng;
 pub mod session;
 pub mod sim;
+#[cfg(any(test, feature = "test-util"))]
+mod skipped;
 mod sync;
 pub mod sys;
 pub mod trace;
 pub mod transport;
 pub mod units;
 pub mod wire;
+
+#[cfg(any(test, feature = "test-util"))]
+#[doc(hidden)]
+pub use skipped::skipped;

@@ -26,7 +26,7 @@ fn assert_allocates_nothing_more(
     let memory = MappedMemory::new(table, MapOptions::default()).expect("memory");
     let mut tracker = match make(&memory) {
         Ok(tracker) => tracker,
-        Err(error) => return println!("SKIPPED: {error}"),
+        Err(error) => return precopy::skipped(format_args!("{error}")),
     };
     tracker.arm().expect("arms");
     let mut set = DenseBitmap::new(WATCHED_PAGES);

@@ -68,7 +68,7 @@ fn has_pagemap() -> bool {
     match PagemapTracker::new(host, UffdMode::UserOnly) {
         Ok(_) => true,
         Err(why) => {
-            println!("SKIPPED: {why}");
+            crate::skipped(format_args!("{why}"));
             false
         }
     }
@@ -471,7 +471,7 @@ impl HugePages {
         let _ = std::fs::write(POOL, (before + pages).to_string());
         let pool = Self { before };
         if read()? < before + pages {
-            println!("SKIPPED: no {pages} huge pages of 2 MiB can be had");
+            crate::skipped(format_args!("no {pages} huge pages of 2 MiB can be had"));
             return None;
         }
         Some(pool)
@@ -527,7 +527,7 @@ fn an_unprivileged_user_tracks_too() {
     use std::os::unix::process::CommandExt;
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
     if !is_root || !has_pagemap() {
-        println!("SKIPPED: the tests run unprivileged already, or without userfaultfd");
+        crate::skipped("the tests run unprivileged already, or without userfaultfd");
         return;
     }
     // Whoever runs the child may not be able to reach the build folder.
@@ -545,5 +545,6 @@ fn an_unprivileged_user_tracks_too() {
     let output = output.unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
-    assert!(!text.contains("SKIPPED"), "{text}");
+    let skipped = String::from_utf8_lossy(&output.stderr);
+    assert!(!skipped.contains("SKIPPED"), "{skipped}");
 }

@@ -216,7 +216,7 @@ fn can_attach() -> bool {
     match ProcessTracker::attach(Arc::clone(&puppet.map)) {
         Ok(_) => true,
         Err(why) => {
-            println!("SKIPPED: {why}");
+            crate::skipped(format_args!("{why}"));
             false
         }
     }

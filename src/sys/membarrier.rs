@@ -57,7 +57,7 @@ mod tests {
         if available() {
             barrier().unwrap();
         } else {
-            println!("SKIPPED: membarrier(2) PRIVATE_EXPEDITED is missing here");
+            crate::skipped("membarrier(2) PRIVATE_EXPEDITED is missing here");
         }
     }
 }

@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("limits", &[]),
     ("rng", &[]),
+    ("skipped", &[]),
     ("sync", &[]),
     ("sys", &["limits", "region", "units"]),
     ("region", &["limits", "units"]),

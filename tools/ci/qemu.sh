@@ -19,4 +19,4 @@ fi
 cargo test -q -p precopy-qemu
 export PRECOPY_QEMU_MIGRATIONS=${PRECOPY_QEMU_MIGRATIONS:-5}
 export PRECOPY_QEMU_KILLS=${PRECOPY_QEMU_KILLS:-8}
-cargo test -q -p precopy-cli --test cli -- --nocapture --test-threads 1 qemu::
+cargo test -q --test cli -- --nocapture --test-threads 1 qemu::

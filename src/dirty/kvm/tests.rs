@@ -42,7 +42,7 @@ fn has_kvm() -> bool {
     match Kvm::new().and_then(|kvm| kvm.create_vm()) {
         Ok(_) => true,
         Err(why) => {
-            println!("SKIPPED: /dev/kvm: {why}");
+            crate::skipped(format_args!("/dev/kvm: {why}"));
             false
         }
     }
@@ -183,7 +183,7 @@ fn rings_are_tested_before_they_are_used() {
 fn has_rings() -> bool {
     let rings = has_kvm() && KvmRings::enable(vm(), RING_ENTRIES).is_ok();
     if !rings {
-        println!("SKIPPED: this kernel offers no dirty rings");
+        crate::skipped("this kernel offers no dirty rings");
     }
     rings
 }
@@ -317,7 +317,7 @@ fn a_vm_with_rings_has_no_log() {
     }
     let (vm, memory) = (vm(), memory(&shifted(PageSize::BASE, 10)));
     let Ok(_rings) = KvmRings::enable(Arc::clone(&vm), RING_ENTRIES) else {
-        println!("SKIPPED: this kernel offers no dirty rings");
+        crate::skipped("this kernel offers no dirty rings");
         return;
     };
     let slots = KvmSlots::map(vm, Arc::clone(memory.host()), 0).unwrap();

@@ -376,7 +376,7 @@ fn can_attach() -> bool {
     match attach(&victim.process()) {
         Ok(_) => true,
         Err(why) => {
-            println!("SKIPPED: {why}");
+            crate::skipped(format_args!("{why}"));
             false
         }
     }
@@ -671,7 +671,7 @@ fn seccomp_is_not_set_off() {
     let process = victim.process();
     match attach(&process) {
         Ok(_) => {}
-        Err(InjectError::Confined { .. }) => println!("SKIPPED: seccomp cannot be suspended"),
+        Err(InjectError::Confined { .. }) => crate::skipped("seccomp cannot be suspended"),
         Err(error) => panic!("{error}"),
     }
     victim.go_on();
@@ -719,7 +719,7 @@ fn rights_are_respected() {
 fn with_unprivileged(test: impl FnOnce(&dyn Fn() -> Command)) {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
-        println!("SKIPPED: only root can start processes of another user");
+        crate::skipped("only root can start processes of another user");
         return;
     }
     static COPIES: AtomicU64 = AtomicU64::new(0);
@@ -770,7 +770,7 @@ fn programs_of_32_bits_are_refused() {
     let mut child = match started {
         Ok(child) => child,
         Err(error) => {
-            println!("SKIPPED: this kernel runs no programs of 32 bits: {error}");
+            crate::skipped(format_args!("this kernel runs no programs of 32 bits: {error}"));
             return;
         }
     };

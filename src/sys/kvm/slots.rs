@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn slots_of_others_are_adopted() {
         let Ok(vm) = Kvm::new().and_then(|kvm| kvm.create_vm()) else {
-            println!("SKIPPED: no VM can be had from /dev/kvm");
+            crate::skipped("no VM can be had from /dev/kvm");
             return;
         };
         let (vm, table) = (Arc::new(vm), RegionTable::single(PageSize::BASE, 100).unwrap());

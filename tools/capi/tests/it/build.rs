@@ -46,7 +46,7 @@ pub(crate) fn package() -> &'static Path {
 pub(crate) fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
     if !found {
-        println!("SKIPPED: there is no {program}: tools/ci/setup.sh installs it");
+        precopy::skipped(format_args!("there is no {program}: tools/ci/setup.sh installs it"));
     }
     found
 }

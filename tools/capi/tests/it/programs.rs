@@ -31,7 +31,7 @@ fn has_kernel_tracking() -> bool {
     let memory = memory::MappedMemory::new(table, memory::MapOptions::default()).unwrap();
     let found = dirty::tracker_by_name(memory.host(), "pagemap");
     if let Err(why) = &found {
-        println!("SKIPPED: {why}");
+        precopy::skipped(format_args!("{why}"));
     }
     found.is_ok()
 }

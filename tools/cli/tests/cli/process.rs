@@ -105,7 +105,7 @@ fn can_attach() -> bool {
     let trial = trials.as_array().unwrap().iter().find(|trial| trial["tracker"] == "process");
     let trial = trial.unwrap();
     if trial["works"] != true {
-        println!("SKIPPED: {}", trial["why"]);
+        precopy::skipped(format_args!("{}", trial["why"]));
     }
     trial["works"] == true
 }
@@ -231,7 +231,7 @@ fn a_program_in_python_is_recorded() {
                    time.sleep(0.01); c = bytearray(1 << 21)";
     let started = Command::new("python3").args(["-c", program]).stdout(Stdio::piped()).spawn();
     let Ok(child) = started else {
-        println!("SKIPPED: there is no python3");
+        precopy::skipped("there is no python3");
         return;
     };
     struct Killed(Child);

@@ -14,7 +14,7 @@ pub(crate) fn has_kvm() -> bool {
     match KvmGuest::new(GuestConfig::new(1, 64), Tracking::Log) {
         Ok(_) => true,
         Err(why) => {
-            println!("SKIPPED: no KVM guest can be had here: {why}: {:?}", why.source);
+            precopy::skipped(format_args!("no KVM guest can be had here: {why}: {:?}", why.source));
             false
         }
     }

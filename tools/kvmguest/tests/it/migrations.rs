@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use kvmguest::{GuestConfig, SharedGuest, Tracking};
 use precopy::encode::EncoderKind;
-use precopy::engine::{CancelToken, DestinationOptions, EngineEvent, Receiver, SourceOptions};
+use precopy::engine::{
+    CancelToken, DestinationOptions, EngineEvent, EventSink, Receiver, SourceOptions,
+};
 use precopy::guest::GuestControl;
 use precopy::policy::{Guards, StrategySpec};
-use precopy::report::{Outcome, Report, RoundReport};
-use precopy::session::SessionEvent;
+use precopy::report::{Outcome, Report};
 use precopy::transport::{TcpConnector, TcpListener, TcpOptions};
 use precopy::wire::Hello;
 
@@ -38,15 +39,15 @@ fn migrate(
     options: SourceOptions,
     tracking: Tracking,
 ) -> (Report, Option<SharedGuest>) {
-    migrate_until(from, options, tracking, |_| false)
+    migrate_until(from, options, tracking, &CancelToken::new(), &mut ())
 }
 
-/// The same, cancelled once an event says so.
 fn migrate_until(
     from: &SharedGuest,
     options: SourceOptions,
     tracking: Tracking,
-    cancels: impl Fn(&EngineEvent) -> bool,
+    cancel: &CancelToken,
+    sink: &mut dyn EventSink,
 ) -> (Report, Option<SharedGuest>) {
     let listener = TcpListener::bind("127.0.0.1:0", TcpOptions::default()).unwrap();
     let target = listener.local_addr().to_string();
@@ -66,13 +67,7 @@ fn migrate_until(
             received.ok().and(there)
         });
         let mut connector = TcpConnector::new(target, TcpOptions::default());
-        let cancel = CancelToken::new();
-        let mut sink = |event: &EngineEvent| {
-            if cancels(event) {
-                cancel.cancel();
-            }
-        };
-        let report = from.send(options, &mut connector, &cancel, &mut sink).unwrap();
+        let report = from.send(options, &mut connector, cancel, sink).unwrap();
         (report, destination.join().unwrap())
     })
 }
@@ -178,14 +173,17 @@ fn a_refused_guest_goes_on_and_moves_later() {
     let mut guest = SharedGuest::start(GuestConfig::new(2, 2048), Tracking::Log).unwrap();
     guest.resume().unwrap();
     run_on(&guest, 500);
+    let cancel = CancelToken::new();
     let mut slow = options("fixed-rounds:rounds=20");
-    slow.bandwidth_cap_bytes_per_s = Some(20_000_000);
-    let (report, there) = migrate_until(&guest, slow, Tracking::Log, |event| {
-        let done = |round: &RoundReport| round.sent_pages > 0;
-        matches!(event, EngineEvent::Source(SessionEvent::RoundDone(round)) if done(round))
-    });
+    slow.bandwidth_cap_bytes_per_s = Some(4_000_000);
+    let mut when_sent = |event: &EngineEvent| {
+        if matches!(event, EngineEvent::SourceProgress(progress) if progress.sent_pages >= 500) {
+            cancel.cancel();
+        }
+    };
+    let (report, there) = migrate_until(&guest, slow, Tracking::Log, &cancel, &mut when_sent);
     assert_eq!(report.outcome, Outcome::SourceKeepsRunning, "{:?}", report.failure);
-    assert!(there.is_none() && guest.is_running() && report.totals.sent_pages > 0);
+    assert!(there.is_none() && guest.is_running() && report.totals.sent_pages >= 500);
     let (report, there) = migrate(&guest, options("xen"), Tracking::Log);
     assert_eq!(report.outcome, Outcome::HandedOver);
     let arrived = there.unwrap().audit().unwrap();

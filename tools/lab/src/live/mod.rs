@@ -201,7 +201,7 @@ pub enum LiveError {
     Rig(#[from] RigError),
     /// The recorder.
     #[error("The guest's writes cannot be recorded")]
-    Recorder(#[source] io::Error),
+    Recorder(#[source] RecordingError),
     /// The policy.
     #[error("The policy cannot be used")]
     Policy(#[from] PolicyError),

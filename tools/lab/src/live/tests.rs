@@ -142,7 +142,7 @@ fn migration_and_service_share_a_shaped_link() {
     options.link = Link::Shaped(rig);
     let run = match run(&options, &CancelToken::new(), &mut |_| {}) {
         Err(LiveError::Rig(error)) => {
-            eprintln!("SKIPPED: no network namespaces here: {error}");
+            precopy::skipped(format_args!("no network namespaces here: {error}"));
             return;
         }
         run => run.unwrap(),

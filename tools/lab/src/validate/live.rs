@@ -175,7 +175,7 @@ fn counters(case: &LiveCase, pages: u64, config: &GuestConfig) -> Result<Migrate
         Ok::<_, ValidateError>(sent?)
     })?;
     vm.pause()?;
-    Ok((report, recorder.finish()))
+    Ok((report, recorder.finish()?))
 }
 
 fn site(
@@ -201,7 +201,7 @@ fn site(
         LiveEvent::Migrated(_) => cancel.cancel(),
         _ => {}
     })?;
-    let recorded = recorder.finish();
+    let recorded = recorder.finish()?;
     let migration = run.migrations.into_iter().next();
     let report = migration.and_then(|migration| migration.source);
     let report = report.ok_or_else(|| ValidateError::NotHandedOver {

@@ -47,6 +47,9 @@ pub enum ValidateError {
     /// The site and its users.
     #[error("The site cannot be run")]
     Live(#[from] crate::live::LiveError),
+    /// The recorder.
+    #[error("The guest's writes cannot be recorded")]
+    Recording(#[from] webvm::record::RecordingError),
     /// Threads and sockets.
     #[error("The machine refuses")]
     System(#[from] std::io::Error),

@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Records what a live guest writes, beside whatever tracker the engine uses: the guest marks a
-//! bitmap of the recorder's own, which a thread empties every 2 ms.
+//! bitmap of the recorder's own, which a recording empties every 2 ms.
 
-use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use precopy::bitmap::{AtomicBitmap, DenseBitmap};
+use precopy::dirty::MarkedTracker;
 use precopy::memory::{MappedMemory, MemoryError, PageReader};
-use precopy::trace::{MemoryTrace, TickSource, TraceHeader, TraceTick};
-use precopy::units::{PageIndex, Tick};
+use precopy::trace::{
+    MemoryTrace, RecordError, TickFacts, TickSource, TraceError, TraceHeader, TraceReader,
+    TraceTick, WriterOptions,
+};
+use precopy::units::PageIndex;
 use webvm::WriteHook;
+use webvm::record::{Recording, RecordingError, also_marking};
 
 /// Length of a tick. A page counts once a tick: whoever harvests again within a tick finds too
 /// little in a replay.
@@ -48,19 +52,20 @@ impl Recorded {
     }
 }
 
+/// A recording that goes on, and the file that it goes to.
+type Running = (Recording, File);
+
 #[derive(Debug, Default)]
 struct State {
     memory: Option<Arc<MappedMemory>>,
-    thread: Option<JoinHandle<Vec<TraceTick>>>,
-    origin: Option<Instant>,
-    migrated: Option<(Duration, DenseBitmap)>,
+    running: Option<Running>,
+    migrated: Option<(Instant, DenseBitmap)>,
 }
 
 /// A recorder of one guest.
 #[derive(Debug)]
 pub struct Recorder {
     marked: Arc<AtomicBitmap>,
-    quit: Arc<AtomicBool>,
     state: Mutex<State>,
 }
 
@@ -68,37 +73,31 @@ impl Recorder {
     /// For a guest of so many pages.
     #[must_use]
     pub fn new(pages: u64) -> Arc<Self> {
-        Arc::new(Self {
-            marked: Arc::new(AtomicBitmap::new(pages)),
-            quit: Arc::new(AtomicBool::new(false)),
-            state: Mutex::default(),
-        })
+        let marked = Arc::new(AtomicBitmap::new(pages));
+        Arc::new(Self { marked, state: Mutex::default() })
     }
 
     /// What the guest calls for every page that it writes.
     #[must_use]
     pub fn hook(&self) -> WriteHook {
-        let marked = Arc::clone(&self.marked);
-        Arc::new(move |page| marked.mark(page))
+        also_marking(Arc::clone(&self.marked), None)
     }
 
-    /// The guest is ready to run in `memory`: from here on its writes are recorded.
+    /// The guest is ready to run in `memory`: from here on its writes are recorded, those that
+    /// filled it are not.
     ///
     /// # Errors
-    /// If no thread can be started.
-    pub fn booted(&self, memory: Arc<MappedMemory>) -> io::Result<()> {
-        let (marked, quit) = (Arc::clone(&self.marked), Arc::clone(&self.quit));
-        let origin = Instant::now();
-        let thread = thread::Builder::new()
-            .name("lab-recorder".to_owned())
-            .spawn(move || record(&marked, &quit, origin))?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State {
-            memory: Some(memory),
-            thread: Some(thread),
-            origin: Some(origin),
-            migrated: None,
-        };
+    /// If there is no temporary file, or no thread can be started.
+    pub fn booted(&self, memory: Arc<MappedMemory>) -> Result<(), RecordingError> {
+        let mut header = TraceHeader::new(self.marked.len(), "recorded beside a live migration");
+        header.tick = TICK;
+        let file = tempfile::tempfile().map_err(unwritable)?;
+        let sink = BufWriter::new(file.try_clone().map_err(unwritable)?);
+        let tracker = Box::new(MarkedTracker::new(Arc::clone(&self.marked)));
+        let (options, facts) = (WriterOptions::default(), Box::new(TickFacts::default));
+        let recording = Recording::start(tracker, sink, &header, options, facts)?;
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
+            State { memory: Some(memory), running: Some((recording, file)), migrated: None };
         Ok(())
     }
 
@@ -108,55 +107,39 @@ impl Recorder {
     /// If the guest's memory cannot be read.
     pub fn migrating(&self) -> Result<(), MemoryError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(memory), Some(origin)) = (&state.memory, state.origin) {
+        if let Some(memory) = &state.memory {
             let populated = not_zero(memory)?;
-            state.migrated = Some((origin.elapsed(), populated));
+            state.migrated = Some((Instant::now(), populated));
         }
         Ok(())
     }
 
     /// Ends the recording. `None` if the guest was never booted or never migrated.
-    #[must_use]
-    pub fn finish(&self) -> Option<Recorded> {
-        self.quit.store(true, Ordering::Relaxed);
+    ///
+    /// # Errors
+    /// If the recording failed.
+    pub fn finish(&self) -> Result<Option<Recorded>, RecordingError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ticks = state.thread.take()?.join().ok()?;
-        let (migrated_at, populated) = state.migrated.take()?;
+        let Some((recording, file)) = state.running.take() else { return Ok(None) };
+        let began = recording.finish()?.began;
+        let Some((migrated, populated)) = state.migrated.take() else { return Ok(None) };
+        let mut reader = TraceReader::new(BufReader::new(file)).map_err(RecordError::from)?;
+        let whole = MemoryTrace::read(&mut reader).map_err(RecordError::from)?;
+        let mut ticks = whole.ticks().to_vec();
         // The guest stands still, or has gone.
         while ticks.last().is_some_and(|tick| tick.runs.is_empty()) {
             ticks.pop();
         }
-        let mut header = TraceHeader::new(self.marked.len(), "recorded beside a live migration");
-        header.tick = TICK;
+        let mut header = whole.header().clone();
         header.populated = Some(populated.runs().collect());
         let trace = MemoryTrace::new(header, ticks);
-        Some(Recorded { trace, migrated_at, populated })
+        let migrated_at = migrated.saturating_duration_since(began);
+        Ok(Some(Recorded { trace, migrated_at, populated }))
     }
 }
 
-impl Drop for Recorder {
-    /// An experiment that fails leaves no thread behind.
-    fn drop(&mut self) {
-        self.quit.store(true, Ordering::Relaxed);
-    }
-}
-
-fn record(marked: &AtomicBitmap, quit: &AtomicBool, origin: Instant) -> Vec<TraceTick> {
-    let mut set = DenseBitmap::new(marked.len());
-    // What was marked while the guest was filled.
-    let _ = marked.harvest_into(&mut set);
-    let (mut ticks, mut due) = (Vec::new(), origin + TICK);
-    while !quit.load(Ordering::Relaxed) {
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-        set.clear_all();
-        // Without the barrier a mark may come a tick late, and none is lost.
-        let _ = marked.harvest_into(&mut set);
-        let end = Instant::now();
-        let nanos = u64::try_from(end.duration_since(origin).as_nanos()).unwrap_or(u64::MAX);
-        ticks.push(TraceTick::new(Tick::from_nanos(nanos), set.runs().collect()));
-        due = (due + TICK).max(end);
-    }
-    ticks
+fn unwritable(source: io::Error) -> RecordingError {
+    RecordError::from(TraceError::Write { offset: 0, source }).into()
 }
 
 fn not_zero(memory: &MappedMemory) -> Result<DenseBitmap, MemoryError> {

@@ -59,10 +59,13 @@ fn feel(source: &File, destination: &File, over: &AtomicBool) -> Option<f64> {
     None
 }
 
-fn ours(source: &Vm, destination: &Vm, cap: Option<u64>, policy: &str) -> Run {
+/// `how` is a policy, and an encoder after a slash.
+fn ours(source: &Vm, destination: &Vm, cap: Option<u64>, how: &str) -> Run {
+    let (policy, encoder) = how.split_once('/').unwrap_or((how, "raw"));
     let limit = format!("{DOWNTIME_LIMIT_MS}ms");
     let most = format!("{}s", TIME_MAX.as_secs());
-    let mut more = vec!["--policy", policy, "--downtime-limit", &limit, "--max-time", &most];
+    let mut more = vec!["--policy", policy, "--encoder", encoder, "--max-time", &most];
+    more.extend(["--downtime-limit", &limit]);
     let cap = cap.map(|cap| cap.to_string());
     more.extend(cap.iter().flat_map(|cap| ["--bandwidth-cap", cap]));
     let report = migrate(source, destination, &more);
@@ -174,7 +177,7 @@ fn beside_qemus_own_migration() {
     let mut spec = Spec::new(setting("PRECOPY_QEMU_MIB", 512));
     spec.append = std::env::var("PRECOPY_QEMU_GUEST").unwrap_or_default();
     let policies = std::env::var("PRECOPY_QEMU_POLICIES");
-    let policies = policies.unwrap_or_else(|_| "qemu descend".to_owned());
+    let policies = policies.unwrap_or_else(|_| "qemu descend descend/delta".to_owned());
     let policies: Vec<_> = policies.split_whitespace().collect();
     println!(
         "{} MiB, guest {:?}, downtime limit {DOWNTIME_LIMIT_MS} ms; medians\n{:<24} {:>10} {:>10} \

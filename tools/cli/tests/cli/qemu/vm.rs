@@ -30,7 +30,7 @@ pub(crate) const BEATS: u64 = INFO + 24;
 pub(crate) fn there_is_a_qemu() -> bool {
     let found = Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
     if !found {
-        println!("SKIPPED: there is no qemu-system-x86_64 (package qemu-system-x86)");
+        precopy::skipped("there is no qemu-system-x86_64 (package qemu-system-x86)");
     }
     found
 }
@@ -39,7 +39,7 @@ pub(crate) fn there_is_a_qemu() -> bool {
 pub(crate) fn there_is_kvm() -> bool {
     let found = File::options().read(true).write(true).open("/dev/kvm").is_ok();
     if !found {
-        println!("SKIPPED: /dev/kvm cannot be opened: no migration under KVM was tried");
+        precopy::skipped("/dev/kvm cannot be opened: no migration under KVM was tried");
     }
     found
 }

@@ -15,7 +15,7 @@ fn rig(rate_bits_per_s: u64) -> Option<Rig> {
         Ok(rig) => Some(rig),
         Err(error) => {
             let source = std::error::Error::source(&error).map(ToString::to_string);
-            eprintln!("SKIPPED: no network namespaces here: {error} {source:?}");
+            precopy::skipped(format_args!("no network namespaces here: {error} {source:?}"));
             None
         }
     }
@@ -72,7 +72,7 @@ fn a_panic_leaves_nothing_behind() {
 #[test]
 fn what_is_wrong_is_named() {
     if !geteuid().is_root() {
-        eprintln!("SKIPPED: needs root");
+        precopy::skipped("needs root");
         return;
     }
     let options = RigOptions { rate_bits_per_s: 5, ..RigOptions::default() };
