@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use lab::paper::live::load;
+use lab::paper::live::{load, users_for};
 use lab::validate::{Compared, Comparison, Costs, Guest, LiveCase, calibrate, measure, simulate};
 use precopy::policy::Guards;
 use precopy::report::{Report, RoundReport};
@@ -28,9 +28,6 @@ const STRATEGIES: [&str; 8] = [
 ];
 /// Downtime that strategies aim at.
 const DOWNTIME_LIMIT: Duration = Duration::from_millis(50);
-/// Users of the paper's guest of 2 GiB, and those who act at its pace.
-const USERS: u64 = 600;
-const USERS_PAGES: u64 = 524_288;
 
 fn guests(kind: &str, pages: u64) -> anyhow::Result<Vec<(String, Guest, Duration)>> {
     let mut list = Vec::new();
@@ -41,7 +38,7 @@ fn guests(kind: &str, pages: u64) -> anyhow::Result<Vec<(String, Guest, Duration
         list.push((name, Guest::Counters { pages, config }, Duration::from_secs(2)));
     }
     if matches!(kind, "web" | "both") {
-        let users = u32::try_from(USERS * pages / USERS_PAGES)?.max(25);
+        let users = users_for(pages);
         let (site, mut config) = load(pages, users, 1);
         // As the demo: fewer users hurry, so that there is as much to see.
         config.mean_s = 5.0 * (f64::from(users) / 300.0).min(1.0);
