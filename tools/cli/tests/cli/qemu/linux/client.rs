@@ -17,7 +17,7 @@ use super::super::vm::eventually;
 const ONE_ANSWER: u16 = 80;
 const KEPT_ALIVE: u16 = 8080;
 /// Time between an answer and the next request.
-const THINK: Duration = Duration::from_millis(10);
+const THINK: Duration = Duration::from_millis(20);
 /// A request without an answer for so long is lost.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Longest answer.
