@@ -25,8 +25,8 @@ const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 112, 0, 2));
 const ANSWERS: u64 = 10;
 /// What is still the migration's doing: a lost packet is sent again after 0.2 s and 0.4 s.
 const AFTERMATH: Duration = Duration::from_secs(1);
-/// Gigabit Ethernet.
-const CAP: &[&str] = &["--bandwidth-cap", "125000000"];
+/// What `precopy qemu send` is told unless the environment says something else: Gigabit Ethernet.
+const SEND: &str = "--bandwidth-cap 125000000";
 /// The code of a script whose needs are not met.
 const SKIPPED: i32 = 77;
 
@@ -245,7 +245,7 @@ fn failed_leg(source: &mut Vm, spec: &Spec) {
 }
 
 /// `PRECOPY_QEMU_LINUX_MIGRATIONS=10` makes it a series, there and back; `PRECOPY_QEMU_LINUX_MIB`
-/// is the guest's size.
+/// is the guest's size, `PRECOPY_QEMU_LINUX_SEND` what `precopy qemu send` is told.
 #[test]
 fn a_linux_that_serves_http_moves_and_its_clients_lose_nothing() {
     let times = setting("PRECOPY_QEMU_LINUX_MIGRATIONS", 0);
@@ -260,6 +260,8 @@ fn a_linux_that_serves_http_moves_and_its_clients_lose_nothing() {
         return;
     };
     let mib = setting("PRECOPY_QEMU_LINUX_MIB", 256);
+    let send = std::env::var("PRECOPY_QEMU_LINUX_SEND").unwrap_or_else(|_| SEND.to_owned());
+    let send: Vec<_> = send.split_whitespace().collect();
     let mut vm = Vm::start(&network.spec(&image, mib, 0));
     vm.line(|line| line.starts_with("SERVING"));
     let load = Load::start(&network.rig, GUEST);
@@ -268,7 +270,7 @@ fn a_linux_that_serves_http_moves_and_its_clients_lose_nothing() {
     for number in 1..=times {
         load.wait_for(ANSWERS);
         let place = usize::try_from(number % 2).unwrap();
-        let (destination, seen) = leg(&mut vm, &network.spec(&image, mib, place), CAP);
+        let (destination, seen) = leg(&mut vm, &network.spec(&image, mib, place), &send);
         load.wait_for(ANSWERS);
         migrations.push(seen);
         vm = destination;
