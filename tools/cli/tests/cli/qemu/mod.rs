@@ -4,6 +4,7 @@
 mod compare;
 mod endings;
 mod gate;
+mod linux;
 mod refusals;
 mod vm;
 
