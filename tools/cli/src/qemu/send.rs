@@ -34,7 +34,7 @@ pub(crate) fn run(args: &QemuSendArgs) -> anyhow::Result<Exit> {
     let mut show = Show::new(output.json, output.events.as_deref())?;
     let stop = Stop::install()?;
     let (qmp, machine, process) = super::machine(&args.qmp, Role::Source)?;
-    if args.verify && machine.has_balloon() {
+    if args.source.verify && machine.has_balloon() {
         eprintln!(
             "warning: The guest has a balloon: memory that it gives back meanwhile may be found to \
              differ by --verify, and the guest would stay here"
