@@ -5,9 +5,9 @@
 #
 #   tools/qemu/linux.sh [TIMES]        10 by default; some minutes
 #
-# PRECOPY_QEMU_LINUX_MIB=512 for another size, PRECOPY_QEMU_LINUX_SEND="--policy descend" for another
-# way to send (Gigabit Ethernet is the default). Needs root for a network namespace, and apt-get for
-# the kernel and busybox, which are fetched once (tools/qemu/linux/make-image.sh).
+# PRECOPY_QEMU_LINUX_MIB=512 for another size; PRECOPY_QEMU_LINUX_SEND="--downtime-limit 50ms" for
+# another way to send (Gigabit Ethernet is the default). Needs root for a network namespace, and
+# apt-get for the kernel and busybox, which are fetched once (tools/qemu/linux/make-image.sh).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 PRECOPY_QEMU_LINUX_MIGRATIONS=${1:-10} cargo test -q -p precopy-cli --test cli -- --nocapture \

@@ -30,16 +30,17 @@ for program in apt-get apt-cache dpkg-deb; do
     command -v "$program" >/dev/null || skip "$program is missing (this needs a Debian)"
 done
 
-# fetch PACKAGE: its file, in FOLDER
+# fetch PACKAGE: sets `deb` to its file in FOLDER
 fetch() {
-    local deb
     deb=$(find . -maxdepth 1 -name "$1_*.deb" | head -n 1)
-    if [ -z "$deb" ]; then
-        timeout 300 apt-get -o Acquire::Retries=2 download "$1" >download.log 2>&1 ||
-            skip "package $1 cannot be fetched ($(tail -n 1 download.log))"
-        deb=$(find . -maxdepth 1 -name "$1_*.deb" | head -n 1)
-    fi
-    echo "$deb"
+    [ -z "$deb" ] || return 0
+    rm -rf fetched
+    mkdir fetched
+    # What is cut short never looks like a package.
+    (cd fetched && timeout 300 apt-get -q -o Acquire::Retries=2 download "$1" >../log 2>&1) ||
+        skip "package $1 cannot be fetched ($(grep -m 1 '^E:' log || tail -n 1 log))"
+    mv fetched/*.deb .
+    deb=$(find . -maxdepth 1 -name "$1_*.deb" | head -n 1)
 }
 
 # The package of that name only leads to the newest kernel's.
@@ -48,9 +49,10 @@ if ! kernel=$(find . -maxdepth 1 -name 'linux-image-*.deb' -printf '%f\n' | grep
         sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1)
     [ -n "$kernel" ] || skip "apt knows no linux-image-cloud-amd64 (run apt-get update)"
 fi
-kernel=$(fetch "${kernel%%_*}")
-busybox=$(fetch busybox-static)
-case $kernel$busybox in *SKIPPED*) printf '%s\n' "$kernel" "$busybox" | grep SKIPPED; exit 77 ;; esac
+fetch "${kernel%%_*}"
+kernel=$deb
+fetch busybox-static
+busybox=$deb
 
 rm -rf unpacked root
 dpkg-deb -x "$kernel" unpacked
@@ -79,5 +81,5 @@ done
 root/bin/busybox depmod -b root "${modules##*/}"
 
 (cd root && find . | LC_ALL=C sort | bin/busybox cpio -o -H newc -R 0:0 2>/dev/null) >initramfs
-rm -rf unpacked root
+rm -rf unpacked root fetched log
 echo "$stamp" >stamp

@@ -172,7 +172,8 @@ fn table(mib: u64, requests: &[Request], migrations: &[Seen]) {
         let downtime = millis(&seen.report, "/source/downtime/source_total");
         let totals = &seen.report["source"]["totals"];
         println!(
-            "{:>3} {:>7} {:>7} {:>7} {:>9.0} {:>11.0} {:>9.0} {downtime:>8.1} {:>7.0} {:>7} {:>7.1}",
+            "{:>3} {:>7} {:>7} {:>7} {:>9.0} {:>11.0} {:>9.0} {downtime:>8.1} {:>7.0} {:>7} \
+             {:>7.1}",
             index + 1,
             count(from, seen.began),
             during.answered,
