@@ -420,7 +420,10 @@ mod tests {
                         let lower = |page: &PageIndex| {
                             plain[page.as_usize()] < plain_there[page.as_usize()]
                         };
-                        let both = |p: PageIndex| (p, plain_there[p.as_usize()], plain[p.as_usize()]);
+                        let both = |page: PageIndex| {
+                            let at = page.as_usize();
+                            (page, plain_there[at], plain[at])
+                        };
                         let expected: Vec<_> = run.iter().filter(lower).map(both).collect();
                         prop_assert_eq!(fell, expected);
                         plain_there[range.clone()].copy_from_slice(&plain[range]);
