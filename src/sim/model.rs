@@ -184,7 +184,7 @@ impl ModelTracker {
         set
     }
 
-    /// Takes a harvested set back, to be used again.
+    /// Takes a harvested or peeked set back, to be used again.
     pub(super) fn recycle(&mut self, mut set: DenseBitmap) {
         if set.len() == self.record.len() && self.spare.is_none() {
             set.clear_all();

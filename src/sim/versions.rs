@@ -417,14 +417,9 @@ mod tests {
                         prop_assert_eq!(&read, &plain[range.clone()]);
                         let mut fell = Vec::new();
                         there.write(run, &read, |page, old, new| fell.push((page, old, new)));
-                        let lower = |page: &PageIndex| {
-                            plain[page.as_usize()] < plain_there[page.as_usize()]
-                        };
-                        let both = |page: PageIndex| {
-                            let at = page.as_usize();
-                            (page, plain_there[at], plain[at])
-                        };
-                        let expected: Vec<_> = run.iter().filter(lower).map(both).collect();
+                        let (at, now) = (|p: PageIndex| plain_there[p.as_usize()], &plain);
+                        let both = run.iter().map(|p| (p, at(p), now[p.as_usize()]));
+                        let expected: Vec<_> = both.filter(|(_, old, new)| new < old).collect();
                         prop_assert_eq!(fell, expected);
                         plain_there[range.clone()].copy_from_slice(&plain[range]);
                     }
