@@ -15,7 +15,7 @@ pub(crate) fn prepare(path: Option<&Path>) -> anyhow::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let tried = match OpenOptions::new().append(true).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map(drop)
+            tempfile::tempfile_in(folder.unwrap_or_else(|| Path::new("."))).map(drop)
         }
         opened => opened.map(drop),
     };

@@ -187,7 +187,7 @@ impl Guest {
         let plan = plan(args, self.pages(), strategy)?;
         match self {
             Self::Trace(trace, _) => {
-                let path = args.guest.from.trace.as_deref().unwrap_or(Path::new("-"));
+                let path = args.guest.from.trace.as_deref().unwrap_or_else(|| Path::new("-"));
                 let read = replay(args, plan, trace.open()?);
                 read.with_context(|| format!("Could not use {}", path.display()))
             }
