@@ -5,7 +5,7 @@
 //! is called once a round walks the raw words. Invariant: bits past the length are zero, so that
 //! word-wise counting and walking need no special case at the end.
 //!
-//! Beside the words there is a bit for each block of 64 of them (16 MiB of a guest). While it is
+//! Beside the words there is a bit for each block of 16 of them (4 MiB of a guest). While it is
 //! clear the block holds no page, and whatever walks the set passes over the block: ten pages of
 //! a 64 GiB guest cost about as much as ten pages of a small one.
 
@@ -24,7 +24,7 @@ pub struct DenseBitmap {
 }
 
 /// Words of a block.
-const BLOCK: usize = 64;
+const BLOCK: usize = 16;
 
 // Two sets with the same pages are equal, whatever they know of their empty blocks.
 impl PartialEq for DenseBitmap {

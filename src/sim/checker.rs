@@ -44,11 +44,9 @@ impl Checker {
         }
     }
 
-    /// R3: a page frame writes `new` over `old`.
-    pub(super) fn page_written(&mut self, page: PageIndex, old: u32, new: u32) {
-        if new < old {
-            self.breach("R3", format!("{page}: version {new} landed on version {old}"));
-        }
+    /// R3: a page frame writes `new` over `old`, which is newer.
+    pub(super) fn page_fell(&mut self, page: PageIndex, old: u32, new: u32) {
+        self.breach("R3", format!("{page}: version {new} landed on version {old}"));
     }
 
     /// R3: a delta can only be made from what is there, whichever channels a page goes over.

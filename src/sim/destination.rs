@@ -129,8 +129,7 @@ impl DestinationHost {
         let mut rest = frame.versions.as_slice();
         for run in &frame.runs {
             let (versions, after) = rest.split_at(PageIndex::new(run.pages()).as_usize());
-            let seen = |page, old, new| check.page_written(page, old, new);
-            self.versions.write(*run, versions, seen);
+            self.versions.write(*run, versions, |page, old, new| check.page_fell(page, old, new));
             rest = after;
         }
     }

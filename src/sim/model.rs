@@ -47,8 +47,12 @@ impl ModelGuest {
         if !tracker.armed {
             return false;
         }
-        self.written.set(page);
-        tracker.record.insert(page)
+        let noticed = tracker.record.insert(page);
+        // What is on record was written, or was given back already.
+        if noticed {
+            self.written.set(page);
+        }
+        noticed
     }
 
     /// From here on it is known which pages the destination does not hold as they are, that is
@@ -188,11 +192,18 @@ impl ModelTracker {
         }
     }
 
-    pub(super) fn peek(&self, window: PageRun) -> DenseBitmap {
-        let mut set = DenseBitmap::new(self.record.len());
-        set.set_run(window);
-        // The record has the set's length by construction.
-        let _ = set.and_with(&self.record);
+    /// What is on record in a window. Give it back by [`recycle`](Self::recycle).
+    pub(super) fn peek(&mut self, window: PageRun) -> DenseBitmap {
+        let spare = self.spare.take();
+        let mut set = spare.unwrap_or_else(|| DenseBitmap::new(self.record.len()));
+        let mut at = window.start();
+        while at < window.end()
+            && let Some(run) = self.record.next_run(at, window.end() - at)
+        {
+            let end = run.end().min(window.end());
+            set.set_run(PageRun::from_range(run.start().get().min(end.get())..end.get()));
+            at = end;
+        }
         set
     }
 

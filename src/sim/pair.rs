@@ -13,10 +13,9 @@ use super::checker::{Checker, End};
 use super::destination::{DestinationCosts, DestinationFaults, DestinationHost};
 use super::guest::{Runner, VirtualGuest};
 use super::model::ModelGuest;
-use super::source::{Costs, Job, SourceFaults, SourceHost, WireItem};
+use super::source::{Costs, Job, Keep, SourceFaults, SourceHost, WireItem};
 use crate::bitmap::DenseBitmap;
-use crate::report::RoundReport;
-use crate::session::{DestinationInput, SessionEvent, SourceInput, SourcePhase};
+use crate::session::{DestinationInput, SourceInput, SourcePhase};
 use crate::units::{ChannelId, PageIndex, PageRun, PageSize, Tick};
 
 mod curve;
@@ -105,7 +104,7 @@ impl<'g> Pair<'g> {
         debug_assert!(page_bytes == PageSize::BASE, "the model's frames hold 4 KiB pages");
         let two_phase = plan.source.tracker_rearms;
         let mut source = SourceHost::new(now, plan.source, plan.strategy, memory, two_phase);
-        source.keep_events = true;
+        source.log.keep = if plan.keep_log { Keep::All } else { Keep::Ends };
         source.faults = plan.source_faults;
         source.tracker.short = plan.short_harvest;
         source.costs = Costs {
@@ -439,28 +438,21 @@ impl<'g> Pair<'g> {
             !self.source.alive || self.source.session.phase() == SourcePhase::Ended,
             "a run ends with its session"
         );
-        let (mut rounds, mut decisions) = (Vec::new(), Vec::new());
-        for event in std::mem::take(&mut self.source.events) {
-            match event {
-                SessionEvent::RoundDone(round) => rounds.push(round),
-                SessionEvent::Judged(decision) => decisions.push(*decision),
-                _ => {}
-            }
-        }
-        let expected_downtime = rounds.iter().rev().find_map(|r: &RoundReport| r.expected_downtime);
+        let log = std::mem::take(&mut self.source.log);
         PairResult {
             outcome: self.source.finished,
             failure: self.source.session.failure().map(str::to_owned),
             gave_up: self.source.gave_up,
-            rounds,
-            decisions,
+            rounds: log.rounds,
+            decisions: log.decisions,
+            decided: log.decided,
             totals: self.source.session.totals(),
             shadows: self.source.session.shadows(),
             downtime: match (self.source.pause_began, self.destination.resumed_at) {
                 (Some(paused), Some(resumed)) => Some(resumed.since(paused)),
                 _ => None,
             },
-            expected_downtime,
+            expected_downtime: log.expected_downtime,
             paused_at: self.source.pause_began,
             resumed_at: self.destination.resumed_at,
             ended_at,

@@ -12,7 +12,7 @@ use super::model::{Frame, ModelGuest, ModelTracker};
 use super::versions::Versions;
 use crate::limits;
 use crate::policy::Strategy;
-use crate::report::Outcome;
+use crate::report::{Decision, Outcome, RoundReport};
 use crate::session::{
     Batch, BatchCounts, SessionEvent, SourceAction, SourceConfig, SourceInput, SourcePhase,
     SourceSession,
@@ -99,8 +99,50 @@ pub(super) struct SourceHost {
     pub(super) throttle: Throttle,
     /// The session's cap on the rate, in bytes per second.
     pub(super) rate: Option<u64>,
-    pub(super) events: Vec<SessionEvent>,
-    pub(super) keep_events: bool,
+    pub(super) log: SessionLog,
+}
+
+/// What is kept of what a session tells.
+#[derive(Debug, Default)]
+pub(super) struct SessionLog {
+    pub(super) keep: Keep,
+    pub(super) rounds: Vec<RoundReport>,
+    pub(super) decisions: Vec<Decision>,
+    /// How many there were.
+    pub(super) decided: u64,
+    /// The newest that any round says.
+    pub(super) expected_downtime: Option<Duration>,
+}
+
+/// Which rounds and decisions are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Keep {
+    #[default]
+    None,
+    /// The first round and the paused ones, the first decision and the last.
+    Ends,
+    All,
+}
+
+impl SessionLog {
+    fn take(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::RoundDone(round) if self.keep != Keep::None => {
+                self.expected_downtime = round.expected_downtime.or(self.expected_downtime);
+                if self.keep == Keep::All || self.rounds.is_empty() || round.paused {
+                    self.rounds.push(round);
+                }
+            }
+            SessionEvent::Judged(decision) if self.keep != Keep::None => {
+                self.decided += 1;
+                match self.decisions.get_mut(1) {
+                    Some(last) if self.keep == Keep::Ends => *last = *decision,
+                    _ => self.decisions.push(*decision),
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 impl SourceHost {
@@ -132,8 +174,7 @@ impl SourceHost {
             requests: None,
             throttle: Throttle::NONE,
             rate: None,
-            events: Vec::new(),
-            keep_events: false,
+            log: SessionLog::default(),
         }
     }
 
@@ -145,7 +186,7 @@ impl SourceHost {
             jobs: self.jobs.clone(),
             bases: self.bases.clone(),
             unarmed: self.unarmed.clone(),
-            events: Vec::new(),
+            log: SessionLog::default(),
             ..*self
         }
     }
@@ -199,9 +240,7 @@ impl SourceHost {
             self.act(now, now_minus(now, cost), action, destination_runs, check);
         }
         while let Some(event) = self.session.poll_event() {
-            if self.keep_events {
-                self.events.push(event);
-            }
+            self.log.take(event);
         }
         now
     }
@@ -261,6 +300,7 @@ impl SourceHost {
             SourceAction::Peek { window } => {
                 let set = self.tracker.peek(window);
                 self.session.handle(now, SourceInput::Peeked(Some(&set)));
+                self.tracker.recycle(set);
             }
             SourceAction::SendBatch(batch) => self.queue_batch(batch, check),
             SourceAction::SetThrottle(throttle) => self.throttle = throttle,

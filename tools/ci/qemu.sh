@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# Moves real QEMUs: a guest that checks itself, under TCG and KVM, and processes killed on the way.
+# Moves real QEMUs: a guest that checks itself, under TCG and KVM, a Linux that serves HTTP, and
+# processes killed on the way.
 #
-#   PRECOPY_QEMU_MIGRATIONS, PRECOPY_QEMU_KVM_MIGRATIONS, PRECOPY_QEMU_MIB, PRECOPY_QEMU_KILLS: a
-#   longer series than the default
+#   PRECOPY_QEMU_MIGRATIONS, PRECOPY_QEMU_KVM_MIGRATIONS, PRECOPY_QEMU_LINUX_MIGRATIONS,
+#   PRECOPY_QEMU_MIB, PRECOPY_QEMU_KILLS: a longer series than the default
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -18,5 +19,6 @@ if ! command -v as >/dev/null || ! command -v ld >/dev/null; then
 fi
 cargo test -q -p precopy-qemu
 export PRECOPY_QEMU_MIGRATIONS=${PRECOPY_QEMU_MIGRATIONS:-5}
+export PRECOPY_QEMU_LINUX_MIGRATIONS=${PRECOPY_QEMU_LINUX_MIGRATIONS:-2}
 export PRECOPY_QEMU_KILLS=${PRECOPY_QEMU_KILLS:-8}
 cargo test -q --test cli -- --nocapture --test-threads 1 qemu::

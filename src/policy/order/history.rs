@@ -89,6 +89,11 @@ impl History {
     }
 }
 
+/// The words of a set that hold pages; some twice.
+fn words_of(set: &DenseBitmap) -> impl Iterator<Item = usize> {
+    set.runs().flat_map(|run| run.start().as_usize() / 64..run.end().as_usize().div_ceil(64))
+}
+
 impl PageOrder for History {
     fn name(&self) -> &'static str {
         INFO.name
@@ -100,12 +105,23 @@ impl PageOrder for History {
 
     fn harvested(&mut self, _now: Tick, _interval: Duration, set: &DenseBitmap) {
         self.cursor = PageIndex::new(0);
-        self.sets.retain(|old| old.len() == set.len());
-        if self.sets.len() >= self.rounds {
-            self.sets.pop_front();
+        if self.sets.back().is_some_and(|old| old.len() != set.len()) {
+            self.sets.clear();
+            self.hot.clear();
         }
-        self.sets.push_back(set.clone());
-        self.hot = (0..set.words().len()).map(|index| self.hot_word(index)).collect();
+        self.hot.resize(set.words().len(), 0);
+        let oldest = (self.sets.len() >= self.rounds).then(|| self.sets.pop_front()).flatten();
+        let mut newest = oldest.unwrap_or_else(|| DenseBitmap::new(set.len()));
+        // Counts change where the oldest set, which is forgotten, or the newest holds pages.
+        let mut changed: Vec<usize> = words_of(&newest).collect();
+        changed.extend(words_of(set));
+        newest.clear_all();
+        // Both have one length.
+        let _ = newest.or_with(set);
+        self.sets.push_back(newest);
+        for index in changed {
+            self.hot[index] = self.hot_word(index);
+        }
     }
 
     fn picks(&self) -> bool {

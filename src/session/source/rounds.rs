@@ -11,6 +11,8 @@ use crate::wire::{AbortCode, Message, RoundCounts};
 
 /// A slice of a continuous order takes at least this many round trips.
 const SLICE_RTTS: u32 = 4;
+/// Room that a batch's runs are given at first: small rounds have about as many.
+const RUNS_USUAL: usize = 16;
 
 impl SourceSession {
     fn begin_round(&mut self, now: Tick, phase: SourcePhase) {
@@ -93,8 +95,8 @@ impl SourceSession {
 
     /// The next owed runs by address; none if a peek has to come first.
     fn next_runs(&mut self) -> Vec<PageRun> {
-        let mut runs = Vec::new();
-        let Some(next) = self.ledger.next_owed(self.cursor) else { return runs };
+        let Some(next) = self.ledger.next_owed(self.cursor) else { return Vec::new() };
+        let mut runs = Vec::with_capacity(RUNS_USUAL);
         if self.skipping && next >= self.peeked_to {
             self.peek_ahead(next);
             return runs;
@@ -113,7 +115,7 @@ impl SourceSession {
     /// without need is left out, so it is asked again while that yields nothing.
     fn pick_runs(&mut self) -> Vec<PageRun> {
         let runs_max = limits::FRAME_ENTRIES_MAX as usize;
-        let (mut runs, most) = (Vec::new(), self.batch_size());
+        let (mut runs, most) = (Vec::with_capacity(RUNS_USUAL), self.batch_size());
         // An order that names only what is not owed has nothing more to say, either.
         for _ in 0..limits::IDLE_PICKS_MAX {
             self.picked.clear();

@@ -76,6 +76,10 @@ pub struct PairPlan {
     /// How often to note what is true ([`PairResult::curve`]); `None` for never. It changes
     /// nothing about the run of a guest whose work does not depend on how its time is cut.
     pub sample_every: Option<Duration>,
+    /// Whether the result has every round and every decision. If not it has the first round and
+    /// the paused ones, the first decision and the last: a run that nobody stops has a hundred
+    /// thousand of them.
+    pub keep_log: bool,
     /// Disturbances by time.
     pub disturbances: Vec<(Tick, Disturbance)>,
     pub(in crate::sim) source_faults: SourceFaults,
@@ -104,6 +108,7 @@ impl PairPlan {
             fault_cost: Duration::ZERO,
             state_cost: Duration::from_micros(100),
             sample_every: None,
+            keep_log: true,
             disturbances: Vec::new(),
             source_faults: SourceFaults::default(),
             destination_faults: DestinationFaults::default(),
@@ -131,10 +136,13 @@ pub struct PairResult {
     /// [`ROUNDS_MAX`](crate::limits::ROUNDS_MAX) rounds.
     #[serde(skip)]
     pub gave_up: bool,
-    /// Round by round.
+    /// Round by round ([`PairPlan::keep_log`]).
     pub rounds: Vec<RoundReport>,
-    /// Decision by decision.
+    /// Decision by decision ([`PairPlan::keep_log`]).
     pub decisions: Vec<Decision>,
+    /// How many decisions there were.
+    #[serde(skip)]
+    pub decided: u64,
     /// Sums.
     pub totals: Totals,
     /// What the strategies beside the acting one would have done.

@@ -69,6 +69,22 @@ fn the_same_plan_gives_the_same_run_and_looking_changes_nothing() {
 }
 
 #[test]
+fn a_log_of_the_ends_is_the_log_without_its_middle() {
+    let trace = trace(15);
+    for name in ["qemu", "xen"] {
+        let whole = migrate(&trace, policy(name), |_| {});
+        let mut ends = migrate(&trace, policy(name), |plan| plan.keep_log = false);
+        let (first, last) = (whole.decisions.first().unwrap(), whole.decisions.last().unwrap());
+        assert!(whole.decided > 3 && whole.decided == whole.decisions.len() as u64);
+        assert_eq!(ends.decisions, [first.clone(), last.clone()]);
+        let kept = whole.rounds.iter().filter(|round| round.round == 0 || round.paused);
+        assert_eq!(ends.rounds, kept.cloned().collect::<Vec<_>>());
+        (ends.decisions, ends.rounds) = (whole.decisions.clone(), whole.rounds.clone());
+        assert_eq!(ends, whole);
+    }
+}
+
+#[test]
 fn nobody_writes_and_the_curve_falls_with_the_link() {
     let ran = migrate(&trace(0), policy("xen"), sampled);
     assert_eq!(ran.curve[0].stale_pages, PAGES);

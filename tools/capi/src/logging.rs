@@ -2,7 +2,7 @@
 //! The library's log, handed to a function of the program's.
 
 use std::cell::Cell;
-use std::sync::{Once, PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
@@ -11,7 +11,8 @@ use crate::sys::calls::LogCall;
 use crate::sys::types::precopy_status as Status;
 
 static SINK: RwLock<Option<LogCall>> = RwLock::new(None);
-static INSTALL: Once = Once::new();
+/// Whether the log of this process is ours. Asked once: it cannot be taken back or tried again.
+static OURS: OnceLock<bool> = OnceLock::new();
 
 thread_local! {
     /// This thread is in the program's function: what it logs itself would never end.
@@ -55,13 +56,32 @@ pub(crate) fn set(call: Option<LogCall>, level: i32) -> Result<(), Failure> {
         let why = "The log cannot be changed from within its own function";
         return Err(Failure::new(Status::PRECOPY_ERROR_BUSY, why));
     }
-    let mut installed = true;
-    INSTALL.call_once(|| installed = log::set_logger(&Logger).is_ok());
-    if !installed {
+    if !OURS.get_or_init(|| log::set_logger(&Logger).is_ok()) {
         let why = "Other Rust code in this process has the log already";
         return Err(Failure::new(Status::PRECOPY_ERROR_BUSY, why));
     }
     log::set_max_level(if call.is_some() { level } else { LevelFilter::Off });
     *SINK.write().unwrap_or_else(PoisonError::into_inner) = call;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_others_have_is_refused_each_time() {
+        struct Other;
+        impl Log for Other {
+            fn enabled(&self, _: &Metadata<'_>) -> bool {
+                false
+            }
+            fn log(&self, _: &Record<'_>) {}
+            fn flush(&self) {}
+        }
+        log::set_logger(&Other).unwrap();
+        for _ in 0..2 {
+            assert_eq!(set(None, 3).unwrap_err().status, Status::PRECOPY_ERROR_BUSY);
+        }
+    }
 }

@@ -35,6 +35,12 @@ pub(crate) use trace::{
 
 use crate::{exit, parse};
 
+/// Options as they are if nobody types them.
+pub(crate) fn untouched<T: clap::Args>() -> anyhow::Result<T> {
+    let command = T::augment_args(clap::Command::new("precopy"));
+    Ok(T::from_arg_matches(&command.try_get_matches_from(["precopy"])?)?)
+}
+
 /// Live migration in user space: moves a running guest's memory between two processes over TCP
 /// in rounds, pauses it for what is left, and hands it over so that exactly one side runs it.
 #[derive(Parser, Debug)]
@@ -156,6 +162,31 @@ Examples:
 One guest runs here at a time; until it has stopped, other sources are told to come again later.
 Questions about past migrations are answered at any time.")]
 pub(crate) struct ReceiveArgs {
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
+    /// Refuse guests larger than this, pages never touched included [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
+    pub(crate) max_memory: Option<u64>,
+    /// What the guest's memory is made of here
+    #[arg(long, value_enum, default_value_t = BackingName::Anonymous)]
+    pub(crate) backing: BackingName,
+    /// Stop the guest after it ran here for this long [default: until Ctrl-C]
+    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
+    pub(crate) run_for: Option<Duration>,
+    /// Pause the guest after it ran here for this long, check every page, and go on
+    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
+    pub(crate) audit: Option<Duration>,
+    /// Make all memory resident before the source may send
+    #[arg(long, hide = true)]
+    pub(crate) pretouch: bool,
+    /// Stop when standard input ends
+    #[arg(long, hide = true)]
+    pub(crate) stop_at_eof: bool,
+}
+
+/// What every destination takes.
+#[derive(clap::Args, Debug)]
+pub(crate) struct ListenArgs {
     /// Address and port to listen on; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7700")]
     pub(crate) listen: String,
@@ -167,33 +198,15 @@ pub(crate) struct ReceiveArgs {
     /// migration in doubt
     #[arg(long, value_name = "FILE")]
     pub(crate) journal: Option<PathBuf>,
-    /// Refuse guests larger than this, pages never touched included [default: no limit]
-    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
-    pub(crate) max_memory: Option<u64>,
-    /// What the guest's memory is made of here
-    #[arg(long, value_enum, default_value_t = BackingName::Anonymous)]
-    pub(crate) backing: BackingName,
-    /// Exit after the first guest (or the first failed attempt)
+    /// Exit after the first attempt, whatever came of it
     #[arg(long)]
     pub(crate) once: bool,
-    /// Stop the guest after it ran here for this long [default: until Ctrl-C]
-    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
-    pub(crate) run_for: Option<Duration>,
-    /// Pause the guest after it ran here for this long, check every page, and go on
-    #[arg(long, value_name = "SECONDS", value_parser = parse::seconds)]
-    pub(crate) audit: Option<Duration>,
     /// Write what happened to the newest guest as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
     /// Say everything as one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
-    /// Make all memory resident before the source may send
-    #[arg(long, hide = true)]
-    pub(crate) pretouch: bool,
-    /// Stop when standard input ends
-    #[arg(long, hide = true)]
-    pub(crate) stop_at_eof: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -205,16 +218,10 @@ Examples:
   precopy send --to 127.0.0.1:7700 --bandwidth-cap 1Gbit/s --encoder lz4 --verify
   precopy send --to 127.0.0.1:7700 --regions 3 --hole 1GiB --tracker mprotect --json")]
 pub(crate) struct SendArgs {
-    /// Where `precopy receive` listens
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
-    #[command(flatten)]
-    pub(crate) migration: MigrationArgs,
-    /// Compare a digest of all memory before the handover; pauses the guest for longer
-    #[arg(long)]
-    pub(crate) verify: bool,
     /// How long the guest runs here before it migrates
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse::seconds)]
     pub(crate) warm_up: Duration,
@@ -228,8 +235,6 @@ pub(crate) struct SendArgs {
     /// If the guest was not handed over, check every page of its memory before the end
     #[arg(long)]
     pub(crate) audit: bool,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
 }
 
 /// What becomes of a guest that was not handed over.
@@ -239,8 +244,17 @@ pub(crate) enum AfterFailure {
     Exit,
 }
 
+/// What every source takes.
 #[derive(clap::Args, Debug)]
-pub(crate) struct OutputArgs {
+pub(crate) struct SourceArgs {
+    /// Where the destination listens
+    #[arg(long, value_name = "ADDR", value_parser = parse::peer)]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) migration: MigrationArgs,
+    /// Compare a digest of all memory before the handover; pauses the guest for longer
+    #[arg(long)]
+    pub(crate) verify: bool,
     /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
@@ -260,7 +274,7 @@ Examples:
 Exit code 0: the answer settles it. Exit code 5: still in doubt.")]
 pub(crate) struct AskArgs {
     /// Where the destination listens
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = parse::peer)]
     pub(crate) to: String,
     /// The migration, as `send` named it
     #[arg(long, value_name = "ID")]
@@ -307,9 +321,14 @@ mod tests {
     fn the_command_line_is_sound_and_has_examples() {
         let command = Args::command();
         command.clone().debug_assert();
+        check(&command);
+    }
+
+    fn check(command: &clap::Command) {
         for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
             let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:"), "{} has no examples", sub.get_name());
+            check(sub);
         }
     }
 }

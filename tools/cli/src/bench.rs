@@ -9,15 +9,15 @@ mod throughput;
 mod tracking;
 mod zero;
 
-use anyhow::Context;
 use serde_json::json;
 
 use crate::args::{BenchArgs, BenchCase};
 use crate::exit::Exit;
-use crate::system;
+use crate::{document, system};
 
 /// Runs the command.
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<Exit> {
+    document::prepare(args.json.as_deref())?;
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let (kernel, cores) = (kernel.trim(), std::thread::available_parallelism()?);
     let huge = system::huge_pages();
@@ -41,8 +41,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<Exit> {
             "quick": args.quick,
             "figures": figures,
         });
-        std::fs::write(path, serde_json::to_string_pretty(&all)? + "\n")
-            .with_context(|| format!("Could not write {}", path.display()))?;
+        document::write(&all, Some(path))?;
     }
     Ok(Exit::Done)
 }

@@ -159,6 +159,7 @@ fn run_seeds(args: &SeedsArgs) -> anyhow::Result<Exit> {
         bar.finish_and_clear();
     }
     let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    anyhow::ensure!(tally.runs > 0, "No world was run: give --count or --for more");
     let [handed, kept, doubt, killed] = tally.outcomes.map(show::count);
     println!(
         "{} worlds, each run twice, {} rounds, in {}: {handed} handed over, {kept} kept by the \

@@ -13,6 +13,7 @@ Exit codes:
   3  the migration failed; the guest is safe at the source
   4  cancelled (Ctrl-C, SIGTERM); the guest is safe at the source
   5  in doubt: the destination may run the guest; ask it with `precopy ask`
+  6  done, but what was to be printed or written was lost
 A second Ctrl-C ends the program at once, and with it any guest that it runs (code 130).";
 
 /// The ways to end.
@@ -24,6 +25,7 @@ pub(crate) enum Exit {
     Kept = 3,
     Cancelled = 4,
     InDoubt = 5,
+    Unwritten = 6,
 }
 
 impl From<Exit> for ExitCode {
@@ -38,12 +40,25 @@ impl Exit {
         // In doubt comes first: until it is settled, nothing else counts.
         let rank = |exit: Self| match exit {
             Self::Done => 0,
-            Self::Kept => 1,
-            Self::Cancelled => 2,
-            Self::Usage | Self::Failed => 3,
-            Self::InDoubt => 4,
+            Self::Unwritten => 1,
+            Self::Kept => 2,
+            Self::Cancelled => 3,
+            Self::Usage | Self::Failed => 4,
+            Self::InDoubt => 5,
         };
         if rank(other) > rank(self) { other } else { self }
+    }
+
+    /// The same, if a file beside what was done could not be written: that is said, and never
+    /// taken for a guest that was not moved.
+    pub(crate) fn and_written(self, written: anyhow::Result<()>) -> Self {
+        match written {
+            Ok(()) => self,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                self.or_worse(Self::Unwritten)
+            }
+        }
     }
 
     /// Prints an error with everything that caused it, and picks the code.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What `receive --json` says, one line each.
+//! What destinations say, one line each.
 
 use precopy::report::{DestinationReport, GuestStall};
 use serde::{Deserialize, Serialize};
 use webvm::AuditReport;
 
+use crate::show;
 use crate::system::Resident;
 
 /// One line.
@@ -26,13 +27,37 @@ pub(crate) enum Line {
 }
 
 impl Line {
-    /// Prints it.
-    pub(crate) fn print(&self) -> anyhow::Result<()> {
-        use std::io::Write;
-        let mut out = std::io::stdout().lock();
-        serde_json::to_writer(&mut out, self)?;
-        writeln!(out)?;
-        Ok(out.flush()?)
+    /// Says it, to a program or to people.
+    pub(crate) fn say(&self, json: bool) {
+        if json {
+            println!("{}", serde_json::to_string(self).expect("plain data is JSON"));
+            return;
+        }
+        match self {
+            Self::Listening { address } => {
+                println!("Listening on {address}; waiting for a guest (Ctrl-C ends)");
+            }
+            Self::Incoming { migration_id, peer } => {
+                println!("Migration {migration_id} from {peer}");
+            }
+            Self::TakenOver { report, .. } => {
+                println!("Took over and runs here: {}", show::destination(report));
+            }
+            Self::NotTakenOver { report } => {
+                let why = report.failure.as_deref().unwrap_or("no reason is known");
+                println!("Not taken over: {why}");
+            }
+            Self::Audit(audit) => println!("Audit: {}", audit.text),
+            Self::Stopped { ops, stall, blackout_ms } => {
+                println!("Stopped the guest after {} writes", show::count(*ops));
+                if let Some(stall) = stall {
+                    println!("Gaps between vCPU steps here: {}", show::stall(stall));
+                }
+                if let Some(blackout) = blackout_ms {
+                    println!("Its vCPUs stood still for {blackout:.1} ms across the migration");
+                }
+            }
+        }
     }
 }
 

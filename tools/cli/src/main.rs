@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The `precopy` command: migrate live guests between processes, check the engine, measure it.
 
+// First: its macros are for all that follow.
+#[macro_use]
+mod out;
+
 mod advice;
 mod args;
 mod ask;
 mod bench;
 mod check;
 mod demo;
+mod document;
 mod exit;
 mod guest;
 mod lines;
@@ -24,6 +29,7 @@ mod shadows;
 mod show;
 mod signals;
 mod simulate;
+mod site;
 mod source;
 mod spectator;
 mod system;
@@ -57,5 +63,5 @@ fn main() -> ExitCode {
         Command::CopySink(args) => bench::copy::sink(&args),
         Command::Host(args) => paper::host(&args),
     };
-    result.unwrap_or_else(|error| Exit::report(&error)).into()
+    out::finish(result.unwrap_or_else(|error| Exit::report(&error))).into()
 }

@@ -16,7 +16,7 @@ use webvm::site::SiteConfig;
 use crate::args::{Experiment, HostArgs, PaperArgs};
 use crate::exit::{Exit, usage};
 use crate::signals::Stop;
-use crate::system;
+use crate::{document, system};
 
 /// Shows how far the runs have come, and passes Ctrl-C on.
 struct Progress {
@@ -65,6 +65,7 @@ pub(crate) fn host(args: &HostArgs) -> anyhow::Result<Exit> {
 
 fn virtually(args: &PaperArgs) -> anyhow::Result<Exit> {
     let options = options(args)?;
+    document::prepare_folder(&args.out)?;
     let stop = Stop::install()?;
     let progress = Progress::new(stop.clone());
     let began = Instant::now();

@@ -72,6 +72,17 @@ pub(crate) fn rate(text: &str) -> Result<u64, String> {
     read().ok_or_else(|| format!("not {RATE}"))
 }
 
+/// Where somebody listens: a name or an address, and a port.
+pub(crate) fn peer(text: &str) -> Result<String, String> {
+    let sound = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        let port = port.parse::<u16>().is_ok_and(|port| port > 0);
+        port && !host.is_empty() && (bracketed || !host.contains(':'))
+    });
+    let wrong = "not an address and a port such as 127.0.0.1:7700, host:7700 or [::1]:7700";
+    if sound { Ok(text.to_owned()) } else { Err(wrong.to_owned()) }
+}
+
 /// A range of addresses in hexadecimal, as `/proc/PID/maps` has them.
 pub(crate) fn addresses(text: &str) -> Result<Range<usize>, String> {
     let address = |text: &str| usize::from_str_radix(text.trim_start_matches("0x"), 16).ok();

@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `precopy receive`: takes guests over and runs them.
+//! `precopy receive`: takes guests over and runs them; and what every destination does.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
 
 use anyhow::Context;
-use precopy::engine::{DestinationOptions, EngineEvent, MigrateError, ReceivedGuest, Receiver};
+use precopy::engine::{
+    DestinationOptions, EngineEvent, GuestFactory, MigrateError, ReceivedGuest, Receiver,
+};
 use precopy::guest::{GuestControl, GuestError};
 use precopy::memory::MapOptions;
 use precopy::transport::{TcpListener, TcpOptions, is_loopback};
 use precopy::wire::Hello;
 use serde::Serialize;
+use webvm::SharedVm;
 
-use crate::args::ReceiveArgs;
+use crate::args::{ListenArgs, ReceiveArgs};
 use crate::exit::{Exit, usage};
-use crate::guest;
 use crate::lines::{Audit, Line};
 use crate::progress::bar;
-use crate::show;
 use crate::signals::Stop;
 use crate::system::Resident;
-use webvm::SharedVm;
+use crate::{document, guest, show};
 
 /// What is written with `--report`.
 #[derive(Debug, Serialize)]
@@ -33,31 +35,25 @@ pub(crate) struct Document<'a> {
 
 /// Runs the command.
 pub(crate) fn run(args: &ReceiveArgs) -> anyhow::Result<Exit> {
-    let address = address(&args.listen, args.allow_remote_without_tls)?;
+    let address = address(&args.listen)?;
+    document::prepare(args.listen.report.as_deref())?;
     let stop = Stop::install()?;
     if args.stop_at_eof {
         stop.at_end_of_input()?;
     }
-    let listener = TcpListener::bind(address, TcpOptions::default())
-        .with_context(|| format!("Could not listen on {address}"))?;
-    let mut options = DestinationOptions::default();
-    options.journal.clone_from(&args.journal);
-    options.session.memory_bytes_max = args.max_memory.unwrap_or(u64::MAX);
-    let receiver = Receiver::bind(Box::new(listener), options)?;
-    let address = receiver.local().to_owned();
-    let destination = Destination { args, stop };
-    destination.say(&Line::Listening { address })?;
-    destination.serve(receiver)
+    let receiver = listen(address, &args.listen, args.max_memory.unwrap_or(u64::MAX))?;
+    Destination { args, stop }.serve(receiver)
 }
 
 /// The address to listen on, unless strangers could reach it.
-pub(crate) fn address(listen: &str, allow_remote: bool) -> anyhow::Result<SocketAddr> {
+pub(crate) fn address(args: &ListenArgs) -> anyhow::Result<SocketAddr> {
+    let listen = &args.listen;
     let found = listen.to_socket_addrs();
     let mut found = found.map_err(|error| {
         usage(format!("--listen {listen}: {error}; give an address and a port"))
     })?;
     let address = found.next().ok_or_else(|| usage("--listen: the name has no address"))?;
-    if !is_loopback(address.ip()) && !allow_remote {
+    if !is_loopback(address.ip()) && !args.allow_remote_without_tls {
         return Err(usage(format!(
             "{address} can be reached from other hosts, and nothing is encrypted yet: a guest's \
              memory could be read on its way, and anybody could start a guest here. Listen on \
@@ -67,46 +63,59 @@ pub(crate) fn address(listen: &str, allow_remote: bool) -> anyhow::Result<Socket
     Ok(address)
 }
 
+/// Listens, and says so.
+pub(crate) fn listen(
+    address: SocketAddr,
+    args: &ListenArgs,
+    memory_bytes_max: u64,
+) -> anyhow::Result<Receiver> {
+    let listener = TcpListener::bind(address, TcpOptions::default())
+        .with_context(|| format!("Could not listen on {address}"))?;
+    let mut options = DestinationOptions::default();
+    options.journal.clone_from(&args.journal);
+    options.session.memory_bytes_max = memory_bytes_max;
+    let receiver = Receiver::bind(Box::new(listener), options)?;
+    Line::Listening { address: receiver.local().to_owned() }.say(args.json);
+    Ok(receiver)
+}
+
+/// Waits for one guest, and shows what comes.
+pub(crate) fn one(
+    receiver: &mut Receiver,
+    factory: &mut dyn GuestFactory,
+    stop: &Stop,
+    json: bool,
+) -> Result<ReceivedGuest, MigrateError> {
+    let bar = if json { None } else { bar(0, "{msg}") };
+    let mut sink = |event: &EngineEvent| match event {
+        EngineEvent::Incoming { migration_id, peer } => {
+            let (migration_id, peer) = (migration_id.to_string(), peer.clone());
+            Line::Incoming { migration_id, peer }.say(json);
+        }
+        EngineEvent::DestinationProgress(seen) => {
+            let (pages, wire) = (show::count(seen.pages), show::bytes(seen.wire_bytes));
+            if let Some(bar) = &bar {
+                bar.set_message(format!("{pages} pages, {wire} received"));
+            }
+        }
+        _ => {}
+    };
+    let result = receiver.receive(factory, stop.token(), &mut sink);
+    if let Some(bar) = &bar {
+        bar.finish_and_clear();
+    }
+    result
+}
+
 struct Destination<'a> {
     args: &'a ReceiveArgs,
     stop: Stop,
 }
 
 impl Destination<'_> {
-    /// Prints a line for a machine or for people.
-    fn say(&self, line: &Line) -> anyhow::Result<()> {
-        if self.args.json {
-            return line.print();
-        }
-        match line {
-            Line::Listening { address } => {
-                println!("Listening on {address}; waiting for a guest (Ctrl-C ends)");
-            }
-            Line::Incoming { migration_id, peer } => {
-                println!("Migration {migration_id} from {peer}");
-            }
-            Line::TakenOver { report, .. } => {
-                println!("Took over and runs here: {}", show::destination(report));
-            }
-            Line::NotTakenOver { report } => {
-                let why = report.failure.as_deref().unwrap_or("no reason is known");
-                println!("Not taken over: {why}");
-            }
-            Line::Audit(audit) => println!("Audit: {}", audit.text),
-            Line::Stopped { ops, stall, blackout_ms } => {
-                println!("Stopped the guest after {} writes", show::count(*ops));
-                if let Some(stall) = stall {
-                    println!("Gaps between vCPU steps here: {}", show::stall(stall));
-                }
-                if let Some(blackout) = blackout_ms {
-                    println!("Its vCPUs stood still for {blackout:.1} ms across the migration");
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn serve(&self, mut receiver: Receiver) -> anyhow::Result<Exit> {
+        let json = self.args.listen.json;
+        let mut exit = Exit::Done;
         loop {
             let mut created: Option<SharedVm> = None;
             let map = MapOptions::new(self.args.backing.into());
@@ -115,83 +124,62 @@ impl Destination<'_> {
                 created = Some(vm);
                 Ok(guest)
             };
-            let bar = if self.args.json { None } else { bar(0, "{msg}") };
-            let mut sink = |event: &EngineEvent| match event {
-                EngineEvent::Incoming { migration_id, peer } => {
-                    let (migration_id, peer) = (migration_id.to_string(), peer.clone());
-                    // Standard output that is gone is noticed at the next line outside.
-                    let _ = self.say(&Line::Incoming { migration_id, peer });
-                }
-                EngineEvent::DestinationProgress(seen) => {
-                    let (pages, wire) = (show::count(seen.pages), show::bytes(seen.wire_bytes));
-                    if let Some(bar) = &bar {
-                        bar.set_message(format!("{pages} pages, {wire} received"));
-                    }
-                }
-                _ => {}
-            };
-            let result = receiver.receive(&mut factory, self.stop.token(), &mut sink);
-            if let Some(bar) = &bar {
-                bar.finish_and_clear();
-            }
-            match result {
+            match one(&mut receiver, &mut factory, &self.stop, json) {
                 Ok(received) => {
                     let vm = created.context("A guest was taken over that nobody created")?;
-                    self.run_guest(received, &vm)?;
+                    exit = exit.or_worse(self.run_guest(received, &vm)?);
                 }
-                Err(MigrateError::Cancelled) => return Ok(Exit::Done),
+                Err(MigrateError::Cancelled) => return Ok(exit),
                 Err(MigrateError::NotTakenOver { report }) => {
-                    self.say(&Line::NotTakenOver { report: *report })?;
-                    if self.args.once {
+                    Line::NotTakenOver { report: *report }.say(json);
+                    if self.args.listen.once {
                         return Ok(Exit::Failed);
                     }
                 }
                 Err(error) => return Err(error.into()),
             }
-            if self.args.once || self.stop.requests() > 0 {
-                return Ok(Exit::Done);
+            if self.args.listen.once || self.stop.requests() > 0 {
+                return Ok(exit);
             }
         }
     }
 
     /// Runs a guest until its time is over.
-    fn run_guest(&self, received: ReceivedGuest, vm: &SharedVm) -> anyhow::Result<()> {
+    fn run_guest(&self, received: ReceivedGuest, vm: &SharedVm) -> anyhow::Result<Exit> {
         let ReceivedGuest { mut guest, report, .. } = received;
+        let (args, json) = (self.args, self.args.listen.json);
         let ops_at_first = vm.ops();
-        self.say(&Line::TakenOver { report: report.clone(), memory: Resident::own() })?;
-        let mut ran = std::time::Duration::ZERO;
+        Line::TakenOver { report: report.clone(), memory: Resident::own() }.say(json);
+        let mut ran = Duration::ZERO;
         let mut audited = None;
-        if let Some(time) = self.args.audit {
+        if let Some(time) = args.audit {
             self.stop.wait(0, Some(time));
             ran = time;
             let found = vm.audit()?;
             let audit = Audit::new(&found, found.ops.saturating_sub(ops_at_first));
-            self.say(&Line::Audit(audit.clone()))?;
+            Line::Audit(audit.clone()).say(json);
             audited = Some(audit);
         }
-        let over_at_once = self.args.run_for.is_none() && self.args.once && audited.is_some();
+        let over_at_once = args.run_for.is_none() && args.listen.once && audited.is_some();
         if !over_at_once {
-            let left = self.args.run_for.map(|time| time.saturating_sub(ran));
+            let left = args.run_for.map(|time| time.saturating_sub(ran));
             self.stop.wait(0, left);
         }
         guest.pause()?;
         let stall = vm.stall();
         let blackout_ms = vm.blackout().map(show::millis);
-        if let Some(path) = &self.args.report {
-            let document = Document {
-                precopy: env!("CARGO_PKG_VERSION"),
-                destination: &report,
-                audit: audited.as_ref(),
-                stall: stall.clone(),
-                blackout_ms,
-            };
-            std::fs::write(path, serde_json::to_string_pretty(&document)? + "\n")
-                .with_context(|| format!("Could not write {}", path.display()))?;
-        }
-        self.say(&Line::Stopped { ops: vm.ops(), stall, blackout_ms })?;
+        let document = Document {
+            precopy: env!("CARGO_PKG_VERSION"),
+            destination: &report,
+            audit: audited.as_ref(),
+            stall: stall.clone(),
+            blackout_ms,
+        };
+        let written = document::write(&document, args.listen.report.as_deref());
+        Line::Stopped { ops: vm.ops(), stall, blackout_ms }.say(json);
         match audited {
             Some(audit) if !audit.clean => anyhow::bail!("The guest is harmed: {}", audit.text),
-            _ => Ok(()),
+            _ => Ok(Exit::Done.and_written(written)),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::plan::{GuestPlan, MEMORY_BYTES, MigrationPlan};
 use crate::progress::Show;
 use crate::signals::Stop;
 use crate::source::Source;
-use crate::{advice, ask, show};
+use crate::{advice, ask, document, show};
 
 /// How long one question takes while a doubt is being settled.
 const ASK_TIME: Duration = Duration::from_secs(2);
@@ -60,27 +60,25 @@ pub(crate) struct Document<'a> {
 }
 
 impl Document<'_> {
-    /// Writes it to a file and, for machines, to standard output.
+    /// Prints it for machines, and writes it to a file.
     pub(crate) fn write(&self, report: Option<&Path>, json: bool) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(self)? + "\n";
-        if let Some(path) = report {
-            std::fs::write(path, &text)
-                .with_context(|| format!("Could not write {}", path.display()))?;
-        }
         if json {
-            print!("{text}");
+            print!("{}", document::text(self)?);
         }
-        Ok(())
+        document::write(self, report)
     }
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &SendArgs) -> anyhow::Result<Exit> {
     let guest = GuestPlan::new(&args.guest, args.guest.memory.unwrap_or(MEMORY_BYTES))?;
-    let plan = MigrationPlan::new(&args.migration, args.verify)?;
+    let output = &args.source;
+    let plan = MigrationPlan::new(&output.migration, output.verify)?;
+    document::prepare(output.report.as_deref())?;
+    let mut show = Show::new(output.json, output.events.as_deref())?;
     let stop = Stop::install()?;
     let say = |text: &str| {
-        if !args.output.json {
+        if !output.json {
             println!("{text}");
         }
     };
@@ -89,18 +87,18 @@ pub(crate) fn run(args: &SendArgs) -> anyhow::Result<Exit> {
         show::bytes(guest.table.bytes()),
         guest.config
     ));
-    let mut show = Show::new(args.output.json, args.output.events.as_deref())?;
     let mut source = Source::new(guest, plan.tracker)?;
     source.start()?;
     if stop.wait(0, Some(args.warm_up)) {
         say("Cancelled before the migration began");
         return Ok(Exit::Cancelled);
     }
-    say(&format!("Migrating to {}", args.to));
-    let attempt = source.migrate(&plan, &args.to, stop.token(), &mut show);
-    show.finish()?;
+    let to = &output.to;
+    say(&format!("Migrating to {to}"));
+    let attempt = source.migrate(&plan, to, stop.token(), &mut show);
+    let events = show.finish();
     let report = attempt.with_context(|| {
-        format!("Nothing was begun and the guest is unharmed; is `precopy receive` at {}?", args.to)
+        format!("Nothing was begun and the guest is unharmed; is `precopy receive` at {to}?")
     })?;
     let advice = advice::of(&report, plan.downtime_limit);
     let facts = GuestFacts::new(&source.plan);
@@ -124,7 +122,8 @@ pub(crate) fn run(args: &SendArgs) -> anyhow::Result<Exit> {
         audit: audit.as_ref(),
         advice: &advice,
     };
-    document.write(args.output.report.as_deref(), args.output.json)?;
+    let exit =
+        exit.and_written(events).and_written(document.write(output.report.as_deref(), output.json));
     match audit {
         Some(audit) if !audit.clean => anyhow::bail!("The guest was harmed: {}", audit.text),
         _ => Ok(exit),
@@ -180,12 +179,12 @@ fn in_doubt(
 ) -> anyhow::Result<Exit> {
     let id = report.migration_id;
     eprintln!("The guest stays paused here: the destination may run it. To ask it again:");
-    eprintln!("  {}", ask::command(&args.to, id));
+    eprintln!("  {}", ask::command(&args.source.to, id));
     if args.after_failure == AfterFailure::Exit {
         return Ok(Exit::InDoubt);
     }
     eprintln!("Asking again and again; Ctrl-C ends this guest");
-    let mut connector = TcpConnector::new(&args.to, TcpOptions::default());
+    let mut connector = TcpConnector::new(&args.source.to, TcpOptions::default());
     let (seen, since) = (stop.requests(), Instant::now());
     loop {
         match settle(&mut connector, id, ASK_TIME) {

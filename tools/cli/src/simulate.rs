@@ -186,7 +186,11 @@ impl Guest {
     fn migrate(&mut self, args: &SimulateArgs, strategy: Strategy) -> anyhow::Result<PairResult> {
         let plan = plan(args, self.pages(), strategy)?;
         match self {
-            Self::Trace(trace, _) => replay(args, plan, trace.open()?),
+            Self::Trace(trace, _) => {
+                let path = args.guest.from.trace.as_deref().unwrap_or(Path::new("-"));
+                let read = replay(args, plan, trace.open()?);
+                read.with_context(|| format!("Could not use {}", path.display()))
+            }
             Self::Modelled(pattern, pages) => {
                 let rate = args.guest.rate;
                 let mut workload = Workload::new(*pattern, rate, *pages, args.guest.seed);

@@ -21,6 +21,7 @@ use lab::tournament::summary::summarize;
 use serde_json::json;
 
 use crate::args::{PlanName, TournamentArgs};
+use crate::document;
 use crate::exit::{Exit, usage};
 use crate::progress::bar;
 use crate::signals::Stop;
@@ -65,8 +66,7 @@ pub(crate) fn run(args: &TournamentArgs) -> anyhow::Result<Exit> {
     if args.check {
         return check(args, &plan, &inputs);
     }
-    std::fs::create_dir_all(&args.out)
-        .with_context(|| format!("Could not make the folder {}", args.out.display()))?;
+    document::prepare_folder(&args.out)?;
     let stop = Stop::install()?;
     let began = Instant::now();
     let played = played(args, &plan, &inputs, &stop)?;

@@ -23,7 +23,7 @@ use crate::layout::{self, CONTROL_STOP, MSR_KERNEL_GS_BASE, TPR_RANGE};
 use crate::model::{Model, Position};
 use crate::state::{MachineState, VcpuState, readable_msrs, refused};
 use crate::sys::{Kick, prepare_kicks, set_xsave};
-use crate::track::{Tracking, Tracks};
+use crate::track::{Choice, Tracking, Tracks};
 use crate::vcpu::{Control, Vcpu, lock};
 
 /// How long a pause may take.
@@ -76,10 +76,10 @@ impl KvmGuest {
 
         let kvm = Kvm::new().map_err(refused("open /dev/kvm"))?;
         let vm = Arc::new(kvm.create_vm().map_err(refused("create a VM"))?);
-        let tracks = Tracks::choose(tracking, &vm);
+        let choice = Choice::new(tracking, &vm);
         let slots = KvmSlots::map(Arc::clone(&vm), Arc::clone(memory.host()), FIRST_SLOT);
         let slots = slots.map_err(|error| GuestError::because("give the VM memory", error))?;
-        let tracks = tracks.over(Arc::new(slots))?;
+        let tracks = choice.over(Arc::new(slots));
         create_devices(&vm).map_err(refused("create interrupt controllers"))?;
         let mut guest = Self {
             memory: Arc::new(memory),

@@ -28,51 +28,54 @@ pub enum Tracking {
     Ring,
 }
 
-/// The way that was chosen for a VM, before and after it has its memory.
-pub(crate) struct Tracks {
+/// The way that was chosen for a VM that has no vCPU and no memory yet.
+pub(crate) struct Choice {
     clear_at: ClearAt,
     why: String,
-    wanted_rings: Option<KvmRings>,
-    slots: Option<Arc<KvmSlots>>,
-    rings: Option<Arc<KvmRingLog>>,
+    rings: Option<KvmRings>,
 }
 
-impl Tracks {
-    /// Chooses, for a VM that has no vCPU yet.
-    pub(crate) fn choose(tracking: Tracking, vm: &Arc<VmFd>) -> Self {
+impl Choice {
+    pub(crate) fn new(tracking: Tracking, vm: &Arc<VmFd>) -> Self {
         let (clear_at, why) = match tracking {
             Tracking::Log => (ClearAt::Send, "KVM's dirty log, cleared as pages are sent"),
             Tracking::LogAtHarvest => (ClearAt::Harvest, "KVM's dirty log, cleared at harvests"),
             Tracking::Ring => (ClearAt::Send, "KVM's dirty log"),
         };
-        let mut tracks =
-            Self { clear_at, why: why.to_owned(), wanted_rings: None, slots: None, rings: None };
+        let mut choice = Self { clear_at, why: why.to_owned(), rings: None };
         if tracking == Tracking::Ring {
             let enable = || KvmRings::enable(Arc::clone(vm), RING_ENTRIES);
             let tested = test_ring(RING_ENTRIES, RING_TEST_LIMIT);
             match tested.and_then(|test| Ok((test, enable().map_err(|error| error.to_string())?))) {
                 Ok((test, rings)) => {
-                    tracks.wanted_rings = Some(rings);
-                    tracks.why = format!(
+                    choice.rings = Some(rings);
+                    choice.why = format!(
                         "KVM's dirty rings; their self-test lost none of {} writes",
                         test.writes
                     );
                 }
-                Err(why) => tracks.why.push_str(&format!("; not its rings: {why}")),
+                Err(why) => choice.why.push_str(&format!("; not its rings: {why}")),
             }
         }
-        tracks
+        choice
     }
 
-    /// The same once the VM has its memory.
-    pub(crate) fn over(mut self, slots: Arc<KvmSlots>) -> Result<Self, GuestError> {
-        if let Some(rings) = self.wanted_rings.take() {
-            self.rings = Some(KvmRingLog::new(Arc::clone(&slots), rings));
-        }
-        self.slots = Some(slots);
-        Ok(self)
+    /// The same for the memory that the VM has by now.
+    pub(crate) fn over(self, slots: Arc<KvmSlots>) -> Tracks {
+        let rings = self.rings.map(|rings| KvmRingLog::new(Arc::clone(&slots), rings));
+        Tracks { clear_at: self.clear_at, why: self.why, slots, rings }
     }
+}
 
+/// The way that finds the writes of a VM.
+pub(crate) struct Tracks {
+    clear_at: ClearAt,
+    why: String,
+    slots: Arc<KvmSlots>,
+    rings: Option<Arc<KvmRingLog>>,
+}
+
+impl Tracks {
     pub(crate) fn rings(&self) -> Option<Arc<KvmRingLog>> {
         self.rings.clone()
     }
@@ -85,10 +88,7 @@ impl Tracks {
         if let Some(rings) = &self.rings {
             return Ok(Box::new(KvmRingTracker::new(Arc::clone(rings))));
         }
-        let Some(slots) = &self.slots else {
-            return Err(GuestError::because("be tracked", "it has no memory yet"));
-        };
-        let tracker = KvmLogTracker::new(Arc::clone(slots), self.clear_at);
+        let tracker = KvmLogTracker::new(Arc::clone(&self.slots), self.clear_at);
         let tracker = tracker.map_err(|error| GuestError::because("be tracked", error))?;
         Ok(Box::new(tracker))
     }

@@ -8,11 +8,10 @@ use std::time::Instant;
 
 use lab::paper::pool::each;
 use lab::predict::against::{Compared, compare, standard_cases};
+use lab::report::Spread;
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    Spread::of(values).median().unwrap_or(f64::NAN)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -8,13 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use precopy::guest::{GuestControl, GuestError};
 use precopy::units::Throttle;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::error::QemuError;
 use crate::guard::{Guard, Stage};
 use crate::machine::status;
 use crate::process::QemuProcess;
-use crate::source::{RUN_TIMEOUT, SharedQmp, pause};
+use crate::source::{RUN_TIMEOUT, SharedQmp, announce, pause};
 use crate::state;
 
 /// Longest time for a QEMU that was told to end, and then for one that was killed.
@@ -78,15 +78,6 @@ impl DestinationGuest {
         let asked = self.qmp.lock().execute("quit", Value::Null);
         (asked.is_ok() && self.process.wait_for_end(END_TIMEOUT)) || self.process.kill(END_TIMEOUT)
     }
-
-    /// Tells the network where the guest is now; it was told once when the state came in, which
-    /// was before the guest could answer.
-    fn announce(&self) {
-        let how = json!({ "initial": 50, "max": 550, "rounds": 5, "step": 100 });
-        if let Err(error) = self.qmp.lock().execute("announce-self", how) {
-            tracing::debug!(%error, "QEMU did not announce its guest");
-        }
-    }
 }
 
 impl GuestControl for DestinationGuest {
@@ -99,7 +90,9 @@ impl GuestControl for DestinationGuest {
         let why = match done {
             // It ran: whatever stops it afterwards stops this host's guest.
             Ok(_) => {
-                self.announce();
+                // The network was told once when the state came in, which was before the guest
+                // could answer.
+                announce(&mut self.qmp.lock());
                 return Ok(());
             }
             Err(_) if self.runs() == Some(true) => return Ok(()),

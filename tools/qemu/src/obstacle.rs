@@ -221,6 +221,10 @@ mod tests {
             .devices
             .push(Device { path: "peripheral/net0".to_owned(), kind: "virtio-net-pci".to_owned() });
         machine.other_memory_bytes = 17 << 20;
+        assert!(!machine.has_balloon());
+        let kind = "virtio-balloon-pci".to_owned();
+        machine.devices.push(Device { path: "peripheral/balloon0".to_owned(), kind });
         assert_eq!(machine.obstacles(Role::Source), []);
+        assert!(machine.has_balloon());
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use precopy::guest::{GuestControl, GuestError};
 use precopy::units::Throttle;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::QemuError;
 use crate::guard::{Guard, Stage};
@@ -122,6 +122,14 @@ pub(crate) fn pause(qmp: &mut Qmp) -> Result<(), QemuError> {
     }
 }
 
+/// Tells the network where the guest is.
+pub(crate) fn announce(qmp: &mut Qmp) {
+    let how = json!({ "initial": 50, "max": 550, "rounds": 5, "step": 100 });
+    if let Err(error) = qmp.execute("announce-self", how) {
+        tracing::debug!(%error, "QEMU did not announce its guest");
+    }
+}
+
 /// Lets the guest of a source go on, whatever was done to it. Does nothing if it runs.
 ///
 /// # Errors
@@ -148,9 +156,37 @@ fn try_to_go_on(qmp: &mut Qmp) -> Result<(), QemuError> {
     let settled = state::settle(qmp);
     qmp.execute_within("cont", Value::Null, RUN_TIMEOUT)?;
     match &*status(qmp)? {
-        "running" => settled,
+        "running" => {
+            // A destination that took the state over has told the network that it is there.
+            announce(qmp);
+            settled
+        }
         other => {
             Err(QemuError::DeviceState { what: "start QEMU again", why: format!("it is {other}") })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qmp::tests::Server;
+
+    #[test]
+    fn a_guest_that_goes_on_here_says_where_it_is() {
+        let server = Server::greeting(|talk| {
+            let mut expect = |command: &str, answer: Value| {
+                let ask = talk.hear();
+                assert_eq!(ask["execute"], command);
+                talk.answer(&ask, &answer);
+            };
+            expect("query-status", json!({ "status": "postmigrate" }));
+            expect("query-migrate", json!({ "status": "completed" }));
+            expect("migrate-set-capabilities", json!({}));
+            expect("cont", json!({}));
+            expect("query-status", json!({ "status": "running" }));
+            expect("announce-self", json!({}));
+        });
+        go_on(&mut server.connect().unwrap()).unwrap();
     }
 }

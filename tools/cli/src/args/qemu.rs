@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::{MigrationArgs, OutputArgs};
+use super::{ListenArgs, SourceArgs};
 use crate::parse;
 
 #[derive(clap::Args, Debug)]
@@ -71,19 +71,11 @@ pub(crate) struct QemuSendArgs {
     /// Control socket of the QEMU to send
     #[arg(long, value_name = "SOCKET")]
     pub(crate) qmp: PathBuf,
-    /// Where `precopy qemu receive` listens
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) to: String,
     #[command(flatten)]
-    pub(crate) migration: MigrationArgs,
-    /// Compare a digest of all memory before the handover; pauses the guest for longer
-    #[arg(long)]
-    pub(crate) verify: bool,
+    pub(crate) source: SourceArgs,
     /// End the QEMU here once the guest was handed over
     #[arg(long)]
     pub(crate) quit_source: bool,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
 }
 
 #[derive(clap::Args, Debug)]
@@ -99,29 +91,12 @@ pub(crate) struct QemuReceiveArgs {
     /// Control socket of a QEMU that was started with -incoming defer
     #[arg(long, value_name = "SOCKET")]
     pub(crate) qmp: PathBuf,
-    /// Address and port to listen on; port 0 picks a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7700")]
-    pub(crate) listen: String,
-    /// Listen beyond loopback although nothing is encrypted and nobody proves who they are:
-    /// whoever reaches the port can read a guest's memory on its way, or start a guest here
-    #[arg(long)]
-    pub(crate) allow_remote_without_tls: bool,
-    /// Write outcomes down, so that a destination started again can say what became of a
-    /// migration in doubt
-    #[arg(long, value_name = "FILE")]
-    pub(crate) journal: Option<PathBuf>,
-    /// Exit after the first failed attempt, too
-    #[arg(long)]
-    pub(crate) once: bool,
-    /// How long to answer the source's questions after the guest was taken over
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
+    /// How long to answer the source's questions after the guest was taken over, or its device
+    /// state at least
     #[arg(long, value_name = "TIME", default_value = "45s", value_parser = parse::seconds)]
     pub(crate) answer_for: Duration,
-    /// Write what happened as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) report: Option<PathBuf>,
-    /// Say everything as one JSON object a line
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -137,7 +112,7 @@ pub(crate) struct ReleaseArgs {
     #[arg(long, value_name = "SOCKET")]
     pub(crate) qmp: PathBuf,
     /// Where the destination listens, to ask it
-    #[arg(long, value_name = "ADDR", requires = "id")]
+    #[arg(long, value_name = "ADDR", requires = "id", value_parser = parse::peer)]
     pub(crate) to: Option<String>,
     /// The migration, as `send` named it
     #[arg(long, value_name = "ID", requires = "to")]

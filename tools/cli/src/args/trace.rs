@@ -52,6 +52,9 @@ pub(crate) struct FileArgs {
     /// Write over a file that exists
     #[arg(long)]
     pub(crate) force: bool,
+    /// Print what is told of it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 impl FileArgs {
@@ -104,9 +107,6 @@ pub(crate) struct ImportArgs {
     pub(crate) companion: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) file: FileArgs,
-    /// Print what was written as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -139,9 +139,6 @@ pub(crate) struct SalvageArgs {
     pub(crate) to: PathBuf,
     #[command(flatten)]
     pub(crate) file: FileArgs,
-    /// Print what was salvaged as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -196,9 +193,6 @@ pub(crate) struct SynthArgs {
     /// List writers and modulators with their parameters
     #[arg(long, conflicts_with_all = ["guest", "to"])]
     pub(crate) list: bool,
-    /// Print what was written, or the list, as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -249,9 +243,6 @@ pub(crate) struct RecordArgs {
     pub(crate) file: FileArgs,
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
-    /// Print what was recorded as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// What can be recorded.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use lab::report::Spread;
 use precopy::engine::CancelToken;
 use precopy::memory::{MapOptions, MappedMemory};
 use precopy::region::RegionTable;
@@ -68,14 +69,7 @@ pub(super) fn migrate(
 
 /// The middle one, or the mean of the middle two.
 pub(super) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n.is_multiple_of(2) => f64::midpoint(sorted[middle - 1], sorted[middle]),
-        _ => sorted[middle],
-    }
+    Spread::of(values.iter().copied()).median().unwrap_or(f64::NAN)
 }
 
 /// The largest.

@@ -15,7 +15,7 @@ use crate::progress::Show;
 use crate::send::{Document, GuestFacts, warn};
 use crate::signals::Stop;
 use crate::source::Source;
-use crate::{advice, show, system};
+use crate::{advice, document, show, system};
 
 use super::{DOWNTIME_LIMIT, memory_for};
 
@@ -40,6 +40,8 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
     let mut plan = MigrationPlan::new(&args.migration, !args.no_verify)?;
     // The peers' 300 ms are longer than most of the demo's live rounds take on loopback.
     plan.downtime_limit = args.migration.downtime_limit.unwrap_or(DOWNTIME_LIMIT);
+    document::prepare(args.report.as_deref())?;
+    let mut show = Show::new(args.json, args.events.as_deref())?;
     let stop = Stop::install()?;
     let say = |text: &str| {
         if !args.json {
@@ -55,7 +57,6 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
     let (mut peer, address) = Peer::receiver(&["--audit", RUN_ON])?;
     say(&format!("Destination: a process of its own, listening on {address}"));
     say(&format!("Source: this process; a guest of {}, {}", show::bytes(memory), guest.config));
-    let mut show = Show::new(args.json, args.events.as_deref())?;
     let mut source = Source::new(guest, plan.tracker)?;
     source.start()?;
     if stop.wait(0, Some(args.warm_up.unwrap_or(WARM_UP))) {
@@ -63,7 +64,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
     }
     say("Migrating");
     let attempt = source.migrate(&plan, &address, stop.token(), &mut show);
-    show.finish()?;
+    let events = show.finish();
     let report = attempt?;
     say(&format!("\n{}", show::report(&report)));
     let heard = match report.outcome {
@@ -83,15 +84,16 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
         audit: heard.audit.as_ref(),
         advice: &advice,
     };
-    document.write(args.report.as_deref(), args.json)?;
-    match (report.outcome, heard.audit) {
-        (Outcome::HandedOver, Some(audit)) if audit.clean => Ok(Exit::Done),
+    let written = document.write(args.report.as_deref(), args.json);
+    let exit = match (report.outcome, heard.audit) {
+        (Outcome::HandedOver, Some(audit)) if audit.clean => Exit::Done,
         (Outcome::HandedOver, Some(audit)) => anyhow::bail!("The guest was harmed: {}", audit.text),
         (Outcome::HandedOver, None) => anyhow::bail!("The destination did not audit the guest"),
-        (Outcome::InDoubt, _) => Ok(Exit::InDoubt),
-        (Outcome::SourceKeepsRunning, _) if stop.requests() > 0 => Ok(Exit::Cancelled),
-        (Outcome::SourceKeepsRunning, _) => Ok(Exit::Kept),
-    }
+        (Outcome::InDoubt, _) => Exit::InDoubt,
+        (Outcome::SourceKeepsRunning, _) if stop.requests() > 0 => Exit::Cancelled,
+        (Outcome::SourceKeepsRunning, _) => Exit::Kept,
+    };
+    Ok(exit.and_written(events).and_written(written))
 }
 
 /// Hears the destination out.

@@ -3,25 +3,16 @@
 
 use std::time::Duration;
 
-use clap::Parser;
 use lab::live::{Link, LiveOptions};
-use lab::paper;
-use webvm::site::{PAGES_MAX, PAGES_MIN, Site, WORKERS_MAX};
 
 use super::DOWNTIME_LIMIT;
-use crate::args::{DemoArgs, GuestArgs, MigrationArgs, TrackerName};
+use crate::args::{DemoArgs, MigrationArgs, TrackerName, untouched};
 use crate::exit::usage;
 use crate::plan::MigrationPlan;
-use crate::show;
+use crate::site;
 
-const PAGE: u64 = 4096;
 /// The load under which the site is before it migrates, unless told otherwise.
 const WARM_UP: Duration = Duration::from_secs(8);
-/// Users of the paper's guest of 2 GiB.
-const USERS: u64 = 600;
-const USERS_PAGES: u64 = 524_288;
-/// So few that the site has data for.
-const USERS_MIN: u32 = 25;
 /// As many users make 60 operations a second at Olio's pace; fewer hurry to make as many, so that
 /// there is something to see of every tenth of a second.
 const USERS_AT_LEISURE: f64 = 300.0;
@@ -33,26 +24,9 @@ const LOOPBACK: u64 = 500_000_000;
 /// Longest phase.
 const PHASE_MAX: Duration = Duration::from_secs(3600);
 
-/// Options that only one kind of guest has, as they are if nobody types them.
-#[derive(Parser, Debug)]
-struct Untouched {
-    #[command(flatten)]
-    guest: GuestArgs,
-    #[command(flatten)]
-    migration: MigrationArgs,
-}
-
 /// Refuses what would be ignored.
-fn refuse(args: &DemoArgs) -> anyhow::Result<()> {
-    let mut untouched = Untouched::try_parse_from(["precopy"])?;
-    (untouched.guest.memory, untouched.guest.seed) = (args.guest.memory, args.guest.seed);
-    if untouched.guest != args.guest {
-        return Err(usage(
-            "Of the options under Guest, the web guest takes --memory and --seed; the others \
-             belong to `--guest counters`",
-        ));
-    }
-    let (given, plain) = (&args.migration, &untouched.migration);
+fn refuse(given: &MigrationArgs) -> anyhow::Result<()> {
+    let plain: MigrationArgs = untouched()?;
     let refused = [
         (given.uncap_paused != plain.uncap_paused, "--uncap-paused"),
         (given.connect_timeout != plain.connect_timeout, "--connect-timeout"),
@@ -70,26 +44,9 @@ fn refuse(args: &DemoArgs) -> anyhow::Result<()> {
 
 /// The run that the options ask for.
 pub(super) fn options(args: &DemoArgs, memory: u64) -> anyhow::Result<LiveOptions> {
-    refuse(args)?;
+    refuse(&args.migration)?;
     let migration = MigrationPlan::new(&args.migration, args.verify)?;
-    let pages = memory / PAGE;
-    if !memory.is_multiple_of(PAGE) || !(PAGES_MIN..=PAGES_MAX).contains(&pages) {
-        return Err(usage(format!(
-            "--memory is {}; it must be from {} to {} in steps of 4 KiB",
-            show::bytes(memory),
-            show::bytes(PAGES_MIN * PAGE),
-            show::bytes(PAGES_MAX * PAGE),
-        )));
-    }
-    let fitting = || u32::try_from(USERS * pages / USERS_PAGES).unwrap_or(WORKERS_MAX);
-    let users = args.users.unwrap_or_else(|| fitting().clamp(USERS_MIN, WORKERS_MAX));
-    if !(1..=WORKERS_MAX).contains(&users) {
-        return Err(usage(format!("--users is {users}; it must be from 1 to {WORKERS_MAX}")));
-    }
-    let (site, mut config) = paper::live::load(pages, users, args.guest.seed);
-    if let Err(error) = Site::new(site.clone()) {
-        return Err(usage(format!("--memory or --users: {error}")));
-    }
+    let (site, mut config) = site::plan(&args.guest, memory, args.users)?;
     let warm_up = args.warm_up.unwrap_or(WARM_UP);
     let phases = [("--ramp", args.ramp), ("--warm-up", warm_up), ("--run-on", args.run_on)];
     if let Some((name, time)) = phases.iter().find(|(_, time)| *time > PHASE_MAX) {
@@ -100,7 +57,7 @@ pub(super) fn options(args: &DemoArgs, memory: u64) -> anyhow::Result<LiveOption
     let rate = args.migration.bandwidth_cap.unwrap_or(LOOPBACK).min(LOOPBACK);
     #[expect(clippy::cast_precision_loss, reason = "bytes and seconds")]
     let migrates_s = memory as f64 * 2.0 / rate as f64;
-    config.mean_s = MEAN_S * (f64::from(users) / USERS_AT_LEISURE).min(1.0);
+    config.mean_s = MEAN_S * (f64::from(config.users) / USERS_AT_LEISURE).min(1.0);
     config.cap_s = config.mean_s * CAP_FACTOR;
     config.ramp_up_s = args.ramp.as_secs_f64();
     config.steady_s = (warm_up + args.run_on).as_secs_f64() + migrates_s.min(3600.0);

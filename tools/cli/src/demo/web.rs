@@ -22,7 +22,7 @@ use crate::progress::Show;
 use crate::send::warn;
 use crate::signals::Stop;
 use crate::spectator::Spectator;
-use crate::{advice, shadows, show, system};
+use crate::{advice, document, shadows, show, system};
 
 /// What is written as JSON.
 #[derive(Debug, Serialize)]
@@ -64,6 +64,10 @@ struct AuditFacts<'a> {
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
     let memory = args.guest.memory.unwrap_or_else(|| memory_for(system::available_bytes()));
     let options = plan::options(args, memory)?;
+    let (folder, file) = place(args)?;
+    document::prepare_folder(&folder)?;
+    document::prepare(file)?;
+    let mut events = Show::new(true, args.events.as_deref())?;
     let stop = Stop::install()?;
     let say = |text: &str| {
         if !args.json {
@@ -71,7 +75,9 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
         }
     };
     introduce(args, &options, memory, say);
-    let run = watch(args, &options, &stop)?;
+    let run = watch(args, &options, &stop, &mut events);
+    let events = events.finish();
+    let run = run?;
     let migration = run.migrations.first();
     let source = migration.and_then(|migration| migration.source.as_ref());
     if let Some(report) = source {
@@ -81,18 +87,14 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
     let advice = source.map(|report| advice::of(report, options.downtime_limit));
     let advice = advice.unwrap_or_default();
     warn(&advice);
-    let (folder, file) = place(args)?;
     let html = lab::report::write(&folder, &report(&run, &options, memory))?.html;
     say(&format!("Report: {}", html.display()));
-    let text = serde_json::to_string_pretty(&document(&run, memory, &advice, &html))? + "\n";
-    if let Some(path) = file {
-        std::fs::write(path, &text)
-            .with_context(|| format!("Could not write {}", path.display()))?;
-    }
+    let document = in_short(&run, memory, &advice, &html);
     if args.json {
-        print!("{text}");
+        print!("{}", document::text(&document)?);
     }
-    conclude(&run, &stop)
+    let written = document::write(&document, file);
+    Ok(conclude(&run, &stop)?.and_written(events).and_written(written))
 }
 
 fn cost(run: &LiveRun) -> Option<MigrationFigures> {
@@ -123,7 +125,7 @@ fn tell(run: &LiveRun, say: impl Fn(&str)) {
     notes(run).for_each(|note| say(&format!("Note: {note}")));
 }
 
-fn document<'a>(
+fn in_short<'a>(
     run: &'a LiveRun,
     memory_bytes: u64,
     advice: &'a [String],
@@ -174,8 +176,12 @@ fn introduce(args: &DemoArgs, options: &LiveOptions, memory: u64, say: impl Fn(&
 }
 
 /// Runs it, and shows how it goes.
-fn watch(args: &DemoArgs, options: &LiveOptions, stop: &Stop) -> anyhow::Result<LiveRun> {
-    let mut events = Show::new(true, args.events.as_deref())?;
+fn watch(
+    args: &DemoArgs,
+    options: &LiveOptions,
+    stop: &Stop,
+    events: &mut Show,
+) -> anyhow::Result<LiveRun> {
     let mut spectator = Spectator::new(args.json, options.users.users);
     let ran = lab::live::run(options, stop.token(), &mut |event| {
         spectator.event(event);
@@ -184,7 +190,6 @@ fn watch(args: &DemoArgs, options: &LiveOptions, stop: &Stop) -> anyhow::Result<
         }
     });
     spectator.finish();
-    events.finish()?;
     Ok(ran?)
 }
 

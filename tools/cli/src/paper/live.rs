@@ -21,9 +21,9 @@ use self::plan::LivePlan;
 use super::{TITLE, machine, parameter, publish, site_parameters};
 use crate::args::{Experiment, PaperArgs};
 use crate::exit::Exit;
-use crate::show;
 use crate::signals::Stop;
 use crate::spectator::Spectator;
+use crate::{document, show};
 
 /// A live run and the virtual one of the same parameters.
 struct Pair {
@@ -51,6 +51,7 @@ struct Session<'a> {
 /// Runs the command.
 pub(super) fn run(args: &PaperArgs) -> anyhow::Result<Exit> {
     let plan = LivePlan::new(args)?;
+    document::prepare_folder(&args.out)?;
     let stop = Stop::install()?;
     let began = Instant::now();
     let report = Report { run: describe(args, &plan), ..Report::default() };

@@ -3,13 +3,9 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
-use precopy::engine::{
-    CreatedGuest, DestinationOptions, EngineEvent, MigrateError, ReceivedGuest, Receiver,
-};
+use precopy::engine::{CreatedGuest, MigrateError, ReceivedGuest, Receiver};
 use precopy::guest::GuestError;
 use precopy::report::DestinationReport;
-use precopy::transport::{TcpListener, TcpOptions};
 use precopy::wire::Hello;
 use qemu::attach::empty_memory;
 use qemu::destination::{DestinationGuest, Kept};
@@ -24,28 +20,23 @@ use super::guard;
 use crate::args::QemuReceiveArgs;
 use crate::exit::Exit;
 use crate::lines::Line;
-use crate::progress::bar;
-use crate::receive;
-use crate::show;
 use crate::signals::Stop;
 use crate::system::Resident;
+use crate::{document, receive};
 
 /// Runs the command.
 pub(crate) fn run(args: &QemuReceiveArgs) -> anyhow::Result<Exit> {
-    let address = receive::address(&args.listen, args.allow_remote_without_tls)?;
+    let address = receive::address(&args.listen)?;
+    document::prepare(args.listen.report.as_deref())?;
     let stop = Stop::install()?;
     let (qmp, machine, process) = super::machine(&args.qmp, Role::Destination)?;
-    let listener = TcpListener::bind(address, TcpOptions::default())
-        .with_context(|| format!("Could not listen on {address}"))?;
-    let mut options = DestinationOptions::default();
-    options.journal.clone_from(&args.journal);
-    options.session.memory_bytes_max = machine.ram.as_ref().map_or(0, |ram| ram.bytes);
-    let receiver = Receiver::bind(Box::new(listener), options)?;
-    let address = receiver.local().to_owned();
+    if !args.listen.json {
+        println!("{machine}");
+    }
+    let bytes = machine.ram.as_ref().map_or(0, |ram| ram.bytes);
+    let receiver = receive::listen(address, &args.listen, bytes)?;
     let qmp = SharedQmp::new(qmp);
-    let destination = Destination { args, stop, machine, qmp, process };
-    destination.say(&Line::Listening { address })?;
-    destination.serve(receiver)
+    Destination { args, stop, machine, qmp, process }.serve(receiver)
 }
 
 struct Destination<'a> {
@@ -57,71 +48,29 @@ struct Destination<'a> {
 }
 
 impl Destination<'_> {
-    /// Prints a line for a machine or for people.
-    fn say(&self, line: &Line) -> anyhow::Result<()> {
-        if self.args.json {
-            return line.print();
-        }
-        match line {
-            Line::Listening { address } => {
-                println!("{}", self.machine);
-                println!("Listening on {address}; waiting for its guest (Ctrl-C ends)");
-            }
-            Line::Incoming { migration_id, peer } => {
-                println!("Migration {migration_id} from {peer}");
-            }
-            Line::TakenOver { report, .. } => {
-                println!("Took over and runs here: {}", show::destination(report));
-            }
-            Line::NotTakenOver { report } => {
-                let why = report.failure.as_deref().unwrap_or("no reason is known");
-                println!("Not taken over: {why}");
-            }
-            // What only the test guest of `precopy receive` tells.
-            Line::Audit(_) | Line::Stopped { .. } => {}
-        }
-        Ok(())
-    }
-
     fn serve(&self, mut receiver: Receiver) -> anyhow::Result<Exit> {
+        let json = self.args.listen.json;
         loop {
             let kept = Kept::default();
             let mut factory = |hello: &Hello| self.create(hello, kept.clone());
-            let bar = if self.args.json { None } else { bar(0, "{msg}") };
-            let mut sink = |event: &EngineEvent| match event {
-                EngineEvent::Incoming { migration_id, peer } => {
-                    let (migration_id, peer) = (migration_id.to_string(), peer.clone());
-                    // Standard output that is gone is noticed at the next line outside.
-                    let _ = self.say(&Line::Incoming { migration_id, peer });
-                }
-                EngineEvent::DestinationProgress(seen) => {
-                    let (pages, wire) = (show::count(seen.pages), show::bytes(seen.wire_bytes));
-                    if let Some(bar) = &bar {
-                        bar.set_message(format!("{pages} pages, {wire} received"));
-                    }
-                }
-                _ => {}
-            };
-            let result = receiver.receive(&mut factory, self.stop.token(), &mut sink);
-            if let Some(bar) = &bar {
-                bar.finish_and_clear();
-            }
-            match result {
+            match receive::one(&mut receiver, &mut factory, &self.stop, json) {
                 Ok(ReceivedGuest { guest, report, .. }) => {
                     kept.keep();
                     drop(guest);
-                    return self.taken_over(report);
+                    return Ok(self.taken_over(report));
                 }
                 Err(MigrateError::Cancelled) => return Ok(Exit::Done),
                 Err(MigrateError::NotTakenOver { report }) => {
-                    self.say(&Line::NotTakenOver { report: *report })?;
+                    Line::NotTakenOver { report: *report }.say(json);
                     if !self.waits() {
+                        // The source, or its guard, may ask whether this was after Commit.
+                        self.stop.wait(self.stop.requests(), Some(self.args.answer_for));
                         anyhow::bail!(
                             "The QEMU here was ended, or ended itself: it held a part of a guest \
                              that must not run here. Start another one with -incoming defer"
                         );
                     }
-                    if self.args.once {
+                    if self.args.listen.once {
                         return Ok(Exit::Failed);
                     }
                 }
@@ -154,7 +103,8 @@ impl Destination<'_> {
         let ram = ram.ok_or_else(|| refused("it has no RAM to be filled".to_owned()))?;
         let memory = empty_memory(ram, &self.process)
             .map_err(|error| GuestError::because("get its memory", error))?;
-        let journal = self.args.journal.as_deref().map(|path| ("--journal", path.as_os_str()));
+        let journal =
+            self.args.listen.journal.as_deref().map(|path| ("--journal", path.as_os_str()));
         let guard = guard::start(&self.args.qmp, hello.migration_id, journal)
             .map_err(|error| GuestError::because("be guarded", error))?;
         let (qmp, process) = (self.qmp.clone(), self.process.clone());
@@ -164,20 +114,18 @@ impl Destination<'_> {
     }
 
     /// The guest runs in QEMU and needs nobody here; the source may still have questions.
-    fn taken_over(&self, report: DestinationReport) -> anyhow::Result<Exit> {
-        if let Some(path) = &self.args.report {
-            let document = receive::Document {
-                precopy: env!("CARGO_PKG_VERSION"),
-                destination: &report,
-                audit: None,
-                stall: None,
-                blackout_ms: None,
-            };
-            std::fs::write(path, serde_json::to_string_pretty(&document)? + "\n")
-                .with_context(|| format!("Could not write {}", path.display()))?;
-        }
-        self.say(&Line::TakenOver { report, memory: Resident::own() })?;
+    fn taken_over(&self, report: DestinationReport) -> Exit {
+        let document = receive::Document {
+            precopy: env!("CARGO_PKG_VERSION"),
+            destination: &report,
+            audit: None,
+            stall: None,
+            blackout_ms: None,
+        };
+        let written = document::write(&document, self.args.listen.report.as_deref());
+        let exit = Exit::Done.and_written(written);
+        Line::TakenOver { report, memory: Resident::own() }.say(self.args.listen.json);
         self.stop.wait(self.stop.requests(), Some(self.args.answer_for));
-        Ok(Exit::Done)
+        exit
     }
 }

@@ -39,9 +39,9 @@ pub(crate) fn run(args: &ReleaseArgs) -> anyhow::Result<Exit> {
             println!("The guest goes on, because you said so");
         }
         Standing::Arrived => anyhow::bail!(
-            "This QEMU holds a guest that came from elsewhere and was not started here. If the \
-             source runs it, end this QEMU; if the journal of `precopy qemu receive` says that it \
-             was committed, start it with --force"
+            "This QEMU holds a guest that came from elsewhere and does not run. If the source runs \
+             it, end this QEMU; if it has run here before, or the journal of `precopy qemu \
+             receive` says that it was committed, start it with --force"
         ),
         Standing::Sent => return sent(args, &mut qmp),
         _ => anyhow::bail!("This QEMU's state is unknown to this version"),

@@ -21,32 +21,41 @@ use crate::plan::MigrationPlan;
 use crate::progress::Show;
 use crate::send::{Document, GuestFacts, warn};
 use crate::signals::Stop;
-use crate::{advice, show};
+use crate::{advice, document, show};
 
 /// Runs the command.
 pub(crate) fn run(args: &QemuSendArgs) -> anyhow::Result<Exit> {
-    let plan = MigrationPlan::new(&args.migration, args.verify)?;
+    let output = &args.source;
+    let plan = MigrationPlan::new(&output.migration, output.verify)?;
     if !matches!(plan.tracker, TrackerName::Auto | TrackerName::Pagemap) {
         return Err(usage("--tracker: a QEMU's writes are found by pagemap only"));
     }
+    document::prepare(output.report.as_deref())?;
+    let mut show = Show::new(output.json, output.events.as_deref())?;
     let stop = Stop::install()?;
     let (qmp, machine, process) = super::machine(&args.qmp, Role::Source)?;
+    if args.source.verify && machine.has_balloon() {
+        eprintln!(
+            "warning: The guest has a balloon: memory that it gives back meanwhile may be found to \
+             differ by --verify, and the guest would stay here"
+        );
+    }
     let ram = machine.ram.as_ref().context("The machine has no RAM that can be moved")?;
     let say = |text: &str| {
-        if !args.output.json {
+        if !output.json {
             println!("{text}");
         }
     };
     say(&format!("{machine}: {} of RAM", show::bytes(ram.bytes)));
     let mut attached = Attached::new(ram, &process)?;
+    let to = &output.to;
     let options = plan.options_for(Identity::of(&machine).describe());
     let id = options.migration_id;
-    let guard = guard::start(&args.qmp, id, Some(("--to", args.to.as_ref())))?;
+    let guard = guard::start(&args.qmp, id, Some(("--to", to.as_ref())))?;
     let qmp = SharedQmp::new(qmp);
     let mut guest = SourceGuest::new(qmp.clone(), Some(guard));
-    say(&format!("Migrating to {}", args.to));
-    let mut show = Show::new(args.output.json, args.output.events.as_deref())?;
-    let mut connector = TcpConnector::new(&args.to, TcpOptions::default());
+    say(&format!("Migrating to {to}"));
+    let mut connector = TcpConnector::new(to, TcpOptions::default());
     let parts = SourceParts::new(
         Arc::clone(&attached.memory) as _,
         attached.regions.clone(),
@@ -55,17 +64,16 @@ pub(crate) fn run(args: &QemuSendArgs) -> anyhow::Result<Exit> {
     )
     .with_tracker_why(attached.why.clone());
     let attempt = engine::send(options, &mut connector, parts, stop.token(), &mut show);
-    show.finish()?;
     guest.finish();
     drop(attached);
+    let events = show.finish();
     let report = attempt.with_context(|| {
-        let to = &args.to;
         format!("Nothing was begun and the guest runs on; is `precopy qemu receive` at {to}?")
     })?;
     say(&format!("\n{}", show::report(&report)));
     let advice = advice::of(&report, plan.downtime_limit);
     warn(&advice);
-    let exit = after(args, &report, &qmp, &stop);
+    let exit = after(args, &report, &qmp, &stop).map(|exit| exit.and_written(events));
     let document = Document {
         precopy: env!("CARGO_PKG_VERSION"),
         guest: facts(&machine),
@@ -76,8 +84,8 @@ pub(crate) fn run(args: &QemuSendArgs) -> anyhow::Result<Exit> {
         audit: None,
         advice: &advice,
     };
-    document.write(args.output.report.as_deref(), args.output.json)?;
-    exit
+    let written = document.write(output.report.as_deref(), output.json);
+    exit.map(|exit| exit.and_written(written))
 }
 
 fn facts(machine: &Machine) -> GuestFacts {
@@ -118,7 +126,7 @@ fn after(
         Outcome::InDoubt => {
             eprintln!("The guest stays stopped here: the destination may run it. To ask it again,");
             eprintln!("and to let the guest go on here if that is right:");
-            let asking = Some((&*args.to, report.migration_id));
+            let asking = Some((&*args.source.to, report.migration_id));
             eprintln!("  {}", release::command(&args.qmp, asking));
             Ok(Exit::InDoubt)
         }

@@ -28,7 +28,7 @@ pub(super) fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
     let written = import(args, text, companion.as_ref(), whole.sink())
         .with_context(|| format!("Could not import {}", args.from.display()))?;
     whole.keep()?;
-    file::say(&args.to, written, Nothing {}, args.json)?;
+    file::say(&args.to, written, Nothing {}, args.file.json)?;
     Ok(Exit::Done)
 }
 

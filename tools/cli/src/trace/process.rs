@@ -89,10 +89,10 @@ pub(super) fn run(args: &RecordArgs, pid: u32) -> anyhow::Result<Exit> {
     let sink = file::create(&args.to, args.file.force)?;
     let result = attach_and_record(args, pid, sink);
     let (recorded, said) = file::discard_if_failed(result, &args.to)?;
-    if !args.json {
+    if !args.file.json {
         tell(&recorded, &said);
     }
-    file::say(&args.to, recorded.written, said, args.json)?;
+    file::say(&args.to, recorded.written, said, args.file.json)?;
     Ok(Exit::Done)
 }
 
@@ -109,7 +109,7 @@ fn attach_and_record(
     let attach_pause_us = attachment.pause().as_secs_f64() * 1e6;
     let (map, parts, not_trackable) = choose(&process, &attachment, &args.process)?;
     let before = writable(&process)?;
-    if !args.json {
+    if !args.file.json {
         announce(&name, pid, &parts);
     }
     let tracker = ProcessTracker::with_attachment(Arc::clone(&map), attachment)?.follow(true);
@@ -119,7 +119,7 @@ fn attach_and_record(
     let facts = Box::new(TickFacts::default);
     let tracker = Box::new(tracker);
     let recording = Recording::start(tracker, sink, &header, args.file.options(), facts)?;
-    record::watch(&stop, args.time, Some((&recording, args.json)));
+    record::watch(&stop, args.time, Some((&recording, args.file.json)));
     let recorded = recording.finish()?;
     // Of a process that has ended there is nothing to compare.
     let after = writable(&process).unwrap_or_else(|_| before.clone());

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::Parser;
 use lab::live::{Link, LiveOptions, RecordOptions};
 use precopy::bitmap::DenseBitmap;
 use precopy::guest::GuestControl;
@@ -15,22 +14,15 @@ use precopy::trace::{TickFacts, TraceHeader};
 use serde::Serialize;
 use webvm::SharedVm;
 use webvm::record::{Recorded, Recording};
-use webvm::site::{Site, WORKERS_MAX};
 
 use super::file;
-use crate::args::{GuestArgs, RecordArgs, RecordGuest, TrackerName};
+use crate::args::{GuestArgs, RecordArgs, RecordGuest, TrackerName, untouched};
 use crate::exit::{Exit, usage};
 use crate::plan::{GuestPlan, MEMORY_BYTES};
 use crate::signals::Stop;
 use crate::spectator::Spectator;
-use crate::{progress, show, source, system};
+use crate::{progress, show, site, source, system};
 
-const PAGE: u64 = 4096;
-/// Users of the paper's guest of 2 GiB.
-const USERS: u64 = 600;
-const USERS_PAGES: u64 = 524_288;
-/// So few that the site has data for.
-const USERS_MIN: u32 = 25;
 /// Time in which the users come in.
 const RAMP: Duration = Duration::from_secs(4);
 /// Shortest tick and longest recording.
@@ -80,13 +72,13 @@ pub(super) fn run(args: &RecordArgs) -> anyhow::Result<Exit> {
         recorder_busy_share: recorded.busy_share,
         guest_writes_per_s: writes,
     };
-    if !args.json {
+    if !args.file.json {
         tell_cost(&recorded);
         if let Some(BeforeAndDuring { before, during }) = writes {
             println!("The guest wrote {before:.0} times a second before, {during:.0} meanwhile");
         }
     }
-    file::say(&args.to, recorded.written, cost, args.json)?;
+    file::say(&args.to, recorded.written, cost, args.file.json)?;
     Ok(Exit::Done)
 }
 
@@ -102,17 +94,10 @@ pub(super) fn tell_cost(recorded: &Recorded) {
     );
 }
 
-/// The guest's options as they are if nobody types them.
-#[derive(Parser, Debug)]
-struct Untouched {
-    #[command(flatten)]
-    guest: GuestArgs,
-}
-
 /// Refuses options of the guest, if any was typed.
 pub(super) fn no_guest_options(args: &RecordArgs) -> anyhow::Result<()> {
-    let untouched = Untouched::try_parse_from(["precopy"])?.guest;
-    if untouched == args.guest && args.tracker == TrackerName::Marked && args.users.is_none() {
+    let plain: GuestArgs = untouched()?;
+    if plain == args.guest && args.tracker == TrackerName::Marked && args.users.is_none() {
         return Ok(());
     }
     Err(usage(
@@ -122,23 +107,12 @@ pub(super) fn no_guest_options(args: &RecordArgs) -> anyhow::Result<()> {
 }
 
 /// What the options say of the site, checked.
-fn site(args: &RecordArgs) -> anyhow::Result<LiveOptions> {
-    let mut untouched = Untouched::try_parse_from(["precopy"])?.guest;
-    (untouched.memory, untouched.seed) = (args.guest.memory, args.guest.seed);
-    if untouched != args.guest || args.tracker != TrackerName::Marked {
-        return Err(usage(
-            "Of the options under Guest, the web guest takes --memory and --seed; the others and \
-             --tracker belong to `--guest counters`",
-        ));
+fn options(args: &RecordArgs) -> anyhow::Result<LiveOptions> {
+    if args.tracker != TrackerName::Marked {
+        return Err(usage("--tracker belongs to `--guest counters`"));
     }
-    let pages = args.guest.memory.unwrap_or(MEMORY_BYTES) / PAGE;
-    let fitting = || u32::try_from(USERS * pages / USERS_PAGES).unwrap_or(WORKERS_MAX);
-    let users = args.users.unwrap_or_else(|| fitting().clamp(USERS_MIN, WORKERS_MAX));
-    if !(1..=WORKERS_MAX).contains(&users) {
-        return Err(usage(format!("--users is {users}; it must be from 1 to {WORKERS_MAX}")));
-    }
-    let (site, mut config) = lab::paper::live::load(pages, users, args.guest.seed);
-    Site::new(site.clone()).map_err(|error| usage(format!("--memory or --users: {error}")))?;
+    let memory = args.guest.memory.unwrap_or(MEMORY_BYTES);
+    let (site, mut config) = site::plan(&args.guest, memory, args.users)?;
     config.ramp_up_s = RAMP.as_secs_f64();
     config.steady_s = (args.warm_up + args.time).as_secs_f64();
     config.ramp_down_s = 0.0;
@@ -154,15 +128,15 @@ fn site(args: &RecordArgs) -> anyhow::Result<LiveOptions> {
 }
 
 fn web(args: &RecordArgs) -> anyhow::Result<Recorded> {
-    let options = site(args)?;
+    let options = options(args)?;
     // The file is made now, so that one that exists is not found a minute later.
     drop(file::create(&args.to, args.file.force)?);
     let stop = Stop::install()?;
-    let mut spectator = Spectator::new(args.json, options.users.users);
+    let mut spectator = Spectator::new(args.file.json, options.users.users);
     let run = lab::live::run(&options, stop.token(), &mut |event| spectator.event(event));
     spectator.finish();
     let recorded = run.map_err(Into::into).and_then(|run| {
-        run.notes.iter().for_each(|note| tell(note, args.json));
+        run.notes.iter().for_each(|note| tell(note, args.file.json));
         let why = run.recording_failed.as_deref().unwrap_or("it ended before it began");
         let recorded = run.recorded.with_context(|| format!("The recording failed: {why}"))?;
         Ok(recorded.recorded)
@@ -206,7 +180,7 @@ fn record_counters<W: Write + Send + 'static>(
     let before = pace(&vm, &stop, args.warm_up.max(LOOK), None);
     let facts = Box::new(TickFacts::default);
     let recording = Recording::start(tracker, sink, &header, args.file.options(), facts)?;
-    let during = pace(&vm, &stop, args.time, Some((&recording, args.json)));
+    let during = pace(&vm, &stop, args.time, Some((&recording, args.file.json)));
     let recorded = recording.finish()?;
     vm.pause()?;
     Ok((recorded, BeforeAndDuring { before, during }))

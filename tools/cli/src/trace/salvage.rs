@@ -30,15 +30,21 @@ pub(super) fn run(args: &SalvageArgs) -> anyhow::Result<Exit> {
     let mut whole = Whole::new(&args.to, args.file.force, Some(&args.from))?;
     let saved = salvage(BufReader::new(from), whole.sink(), args.file.options())
         .with_context(|| format!("Nothing can be salvaged from {name}"))?;
+    // A header alone is of no use.
+    if saved.written.ticks == 0
+        && let Some(why) = saved.reason
+    {
+        return Err(why).with_context(|| format!("Nothing can be salvaged from {name}"));
+    }
     whole.keep()?;
     let good_bytes = saved.good_bytes;
     let reason = saved.reason.as_ref().map(ToString::to_string);
-    if !args.json {
+    if !args.file.json {
         match &reason {
             None => println!("All ticks of {name} are whole"),
             Some(why) => println!("{name}, {good_bytes} of {of_bytes} bytes used: {why}"),
         }
     }
-    file::say(&args.to, saved.written, Found { good_bytes, of_bytes, reason }, args.json)?;
+    file::say(&args.to, saved.written, Found { good_bytes, of_bytes, reason }, args.file.json)?;
     Ok(Exit::Done)
 }

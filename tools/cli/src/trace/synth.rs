@@ -18,7 +18,7 @@ const PAGE: u64 = 4096;
 /// Runs the command.
 pub(super) fn run(args: &SynthArgs) -> anyhow::Result<Exit> {
     let (Some(guest), Some(to), false) = (&args.guest, &args.to, args.list) else {
-        return list(args.json);
+        return list(args.file.json);
     };
     let spec = SynthSpec::parse(guest)
         .map_err(|error| usage(format!("{error}; see `precopy trace synth --list`")))?;
@@ -30,7 +30,7 @@ pub(super) fn run(args: &SynthArgs) -> anyhow::Result<Exit> {
     let mut whole = Whole::new(to, args.file.force, None)?;
     let written = make(args, &trace, whole.sink())?;
     whole.keep()?;
-    file::say(to, written, Nothing {}, args.json)?;
+    file::say(to, written, Nothing {}, args.file.json)?;
     Ok(Exit::Done)
 }
 

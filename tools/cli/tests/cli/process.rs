@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::Range;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use precopy::trace::{TickSource, Trace, TraceFile, TraceTick};
 use precopy::units::{PageIndex, PageRun};
@@ -201,7 +201,9 @@ fn a_process_that_ends_leaves_a_whole_trace() {
     let pid = writer.child.id().to_string();
     let to = path.to_str().unwrap();
     let recorder = Running::start(&["trace", "record", "--pid", &pid, "--largest", "--json", to]);
+    let until = Instant::now() + Duration::from_secs(60);
     while std::fs::metadata(&path).map_or(0, |file| file.len()) == 0 {
+        assert!(Instant::now() < until, "no recording begins");
         std::thread::sleep(Duration::from_millis(50));
         writer.step(0);
         if std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap().contains(" uw") {

@@ -66,6 +66,13 @@ impl Running {
         }
     }
 
+    /// Reads nothing more: what it prints from now on breaks.
+    pub(crate) fn stop_reading(&mut self) {
+        let mut other = Command::new("true").stdout(Stdio::piped()).spawn().unwrap();
+        self.lines = BufReader::new(other.stdout.take().unwrap());
+        other.wait().unwrap();
+    }
+
     /// Its number.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()

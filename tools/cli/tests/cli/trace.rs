@@ -161,6 +161,12 @@ fn a_damaged_trace_names_the_place_and_is_salvaged() {
     let (_, saved) = place(&folder, "all.ptrace");
     output(&["trace", "salvage", &damaged, &saved]);
     assert_eq!(output(&["trace", "cat", &saved]), all);
+
+    // Cut off in the first chunk.
+    fs::write(&path, &good[..200]).unwrap();
+    let (nothing, saved) = place(&folder, "nothing.ptrace");
+    let error = errors(&["trace", "salvage", &damaged, &saved], 1);
+    assert!(error.contains("Nothing can be salvaged") && !nothing.exists(), "{error}");
 }
 
 #[test]

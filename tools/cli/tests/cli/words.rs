@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Lists, help, and command lines that are wrong.
 
+use std::fs::File;
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
 
-use crate::support::precopy;
+use crate::support::{PRECOPY, Running, precopy};
 
 fn output(arguments: &[&str]) -> String {
     let assert = precopy(arguments).assert().success();
@@ -58,6 +61,13 @@ fn wrong_command_lines_are_told_apart_and_named() {
         assert!(errors.contains(word), "{more:?}: no {word:?} in {errors}");
     }
     precopy(&["ask", "--to", "127.0.0.1:1", "--id", "xyz"]).assert().code(2);
+    for to in ["nowhere", "127.0.0.1", "127.0.0.1:", ":7700", "127.0.0.1:70000", "::1:7700", ""] {
+        for command in [&["send"][..], &["ask", "--id", "7"], &["qemu", "send", "--qmp", "none"]] {
+            let assert = precopy(&[command, &["--to", to]].concat()).assert().code(2);
+            let errors = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+            assert!(errors.contains("not an address and a port"), "{to}: {errors}");
+        }
+    }
     precopy(&["check", "explore", "--world", "none"]).assert().code(2);
     precopy(&[]).assert().code(2);
 }
@@ -92,6 +102,84 @@ fn lists() {
     assert!(json.as_array().unwrap().iter().any(|trial| works(&trial)), "{json}");
 }
 
+/// A pipe that nobody reads any more.
+fn nobody() -> Stdio {
+    Stdio::from(std::io::pipe().unwrap().1)
+}
+
+#[test]
+fn what_cannot_be_printed_ends_nothing() {
+    let run = |out: Stdio, arguments: &[&str]| {
+        let output = Command::new(PRECOPY).args(arguments).stdout(out).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for arguments in [&["policies"][..], &["trackers", "--json"]] {
+        assert_eq!(run(nobody(), arguments), (Some(0), String::new()), "as with `| head -1`");
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let (code, errors) = run(full.into(), arguments);
+        assert_eq!(code, Some(6), "{errors}");
+        assert!(errors.contains("Could not write to standard output"), "{errors}");
+    }
+    // A guest that goes from one process whose readers are gone to another one.
+    let (mut receiver, address) = Running::receiver(&["--once", "--run-for", "0"]);
+    let send = ["send", "--to", &address, "--memory", "16MiB", "--warm-up", "100ms"];
+    let mut sender = Command::new(PRECOPY);
+    let status = sender.args(send).stdout(nobody()).stderr(nobody()).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    receiver.event("taken_over");
+    let (mut receiver, address) = Running::receiver(&["--once", "--run-for", "0"]);
+    receiver.stop_reading();
+    precopy(&["send", "--to", &address, "--memory", "16MiB"]).assert().code(0);
+    let (status, _, errors) = receiver.finish();
+    assert!(status.success(), "{errors}");
+}
+
+/// A file that cannot be written is found before anything is begun; one that was lost afterwards
+/// does not look as if no guest had been moved.
+#[test]
+fn files_beside_a_migration_do_not_decide_about_it() {
+    let small = ["send", "--to", "127.0.0.1:1", "--memory", "16MiB"];
+    let guest = ["--guest", "counters", "--memory", "16MiB"];
+    let demo = [&["demo"][..], &guest].concat();
+    let web = ["demo"];
+    for (arguments, file, word) in [
+        (&small[..], "--report", "Could not write /proc/none/x"),
+        (&small, "--events", "Could not create /proc/none/x"),
+        (&demo, "--report", "Could not write /proc/none/x"),
+        (&web, "--report", "Cannot write to the folder /proc/none/x"),
+        (&["paper", "fig2"], "--out", "Cannot write to the folder /proc/none/x"),
+        (&["receive", "--listen", "127.0.0.1:0"], "--report", "Could not write /proc/none/x"),
+        (&["bench", "downtime"], "--json", "Could not write /proc/none/x"),
+    ] {
+        let assert = precopy(&[arguments, &[file, "/proc/none/x"]].concat()).assert().code(1);
+        let output = assert.get_output();
+        let errors = String::from_utf8(output.stderr.clone()).unwrap();
+        assert!(errors.contains(word) && output.stdout.is_empty(), "{arguments:?}: {errors}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    precopy(&[&small[..], &["--warm-up", "0s", "--report", report.to_str().unwrap()]].concat())
+        .assert()
+        .code(1);
+    assert!(!report.exists(), "there is nothing to tell");
+    for file in ["--report", "--events"] {
+        let (mut receiver, address) = Running::receiver(&["--once", "--run-for", "0"]);
+        let send = ["send", "--to", &address, "--memory", "16MiB", "--warm-up", "100ms"];
+        let assert = precopy(&[&send[..], &[file, "/dev/full"]].concat()).assert().code(6);
+        let output = assert.get_output();
+        let (said, errors) = (&output.stdout, String::from_utf8(output.stderr.clone()).unwrap());
+        assert!(String::from_utf8_lossy(said).contains("handed over: the destination runs"));
+        assert!(errors.contains("No space left on device"), "{errors}");
+        receiver.event("taken_over");
+    }
+    let (receiver, address) =
+        Running::receiver(&["--once", "--run-for", "0", "--report", "/dev/full"]);
+    precopy(&["send", "--to", &address, "--memory", "16MiB"]).assert().code(0);
+    let (status, out, errors) = receiver.finish();
+    assert_eq!(status.code(), Some(6), "{errors}");
+    assert!(out.contains("taken_over") && errors.contains("No space left on device"), "{errors}");
+}
+
 #[test]
 fn help_says_what_the_exit_codes_mean() {
     let help = output(&["--help"]);
@@ -108,6 +196,7 @@ fn checks_pass_and_seeds_repeat() {
     let again = output(&["check", "seeds", "--from", "7", "--count", "1", "--verbose"]);
     assert_eq!(again.lines().next().unwrap(), line);
     assert!(output(&["check", "seeds", "--count", "50"]).contains("Every rule holds"));
+    precopy(&["check", "seeds", "--count", "0"]).assert().code(1);
     assert!(output(&["check", "explore", "--world", "pause-fails"]).contains("every rule holds"));
     assert_eq!(
         precopy::sim::seeds::replay_command(7),

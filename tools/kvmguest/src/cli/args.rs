@@ -41,11 +41,7 @@ pub(crate) struct DemoArgs {
         value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) migrations: u16,
     #[command(flatten)]
-    pub(crate) guest: GuestArgs,
-    #[command(flatten)]
-    pub(crate) migration: MigrationArgs,
-    #[command(flatten)]
-    pub(crate) run: RunArgs,
+    pub(crate) start: StartArgs,
 }
 
 #[derive(clap::Args, Debug)]
@@ -58,11 +54,7 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "ADDR")]
     pub(crate) to: String,
     #[command(flatten)]
-    pub(crate) guest: GuestArgs,
-    #[command(flatten)]
-    pub(crate) migration: MigrationArgs,
-    #[command(flatten)]
-    pub(crate) run: RunArgs,
+    pub(crate) start: StartArgs,
 }
 
 #[derive(clap::Args, Debug)]
@@ -88,6 +80,17 @@ pub(crate) struct ReceiveArgs {
     /// Stop when standard input ends
     #[arg(long, hide = true)]
     pub(crate) stop_at_eof: bool,
+}
+
+/// A guest that is started here, to be migrated.
+#[derive(clap::Args, Debug)]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    #[command(flatten)]
+    pub(crate) migration: MigrationArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
 #[derive(clap::Args, Debug)]

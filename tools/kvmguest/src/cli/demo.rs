@@ -10,7 +10,6 @@ use super::Exit;
 use super::args::DemoArgs;
 use super::host;
 use super::lines::{Line, say};
-use super::stop::Stop;
 
 /// A further process of this program, in a row of them. Ends when this one drops it.
 struct Host {
@@ -22,12 +21,13 @@ impl Host {
     /// Starts one that passes its guest on to `next`; returns where it listens.
     fn start(args: &DemoArgs, next: Option<&str>) -> anyhow::Result<(Self, String)> {
         let program = std::env::current_exe().context("Where is this program?")?;
-        let run_for = args.run.run_for.as_secs_f64();
+        let start = &args.start;
+        let run_for = start.run.run_for.as_secs_f64();
         let mut child = Command::new(program)
             .args(["receive", "--listen=127.0.0.1:0", "--json", "--stop-at-eof"])
-            .arg(format!("--memory-max-mib={}", args.guest.memory_mib))
+            .arg(format!("--memory-max-mib={}", start.guest.memory_mib))
             .arg(format!("--run-for={run_for}"))
-            .args(args.migration.again())
+            .args(start.migration.again())
             .args(next.map(|next| format!("--pass-on={next}")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -63,7 +63,7 @@ impl Drop for Host {
 
 /// Runs the command.
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
-    let (config, stop) = (args.guest.config()?, Stop::install(false)?);
+    let (guest, stop) = host::start(&args.start)?;
     let mut hosts = Vec::new();
     let mut next: Option<String> = None;
     for _ in 0..args.migrations {
@@ -71,9 +71,9 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
         hosts.push(host);
         next = Some(address);
     }
-    let json = args.run.json;
-    let guest = host::start(&config, &args.migration, &args.run)?;
-    let exit = host::run_and_pass_on(&guest, next.as_deref(), &args.migration, &args.run, &stop)?;
+    let (migration, run) = (&args.start.migration, &args.start.run);
+    let json = run.json;
+    let exit = host::run_and_pass_on(&guest, next.as_deref(), migration, run, &stop)?;
     drop(guest);
     if exit != Exit::Done {
         return Ok(exit);

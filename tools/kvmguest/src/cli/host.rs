@@ -14,31 +14,28 @@ use precopy::transport::{TcpConnector, TcpListener, TcpOptions};
 use precopy::wire::Hello;
 
 use super::Exit;
-use super::args::{MigrationArgs, ReceiveArgs, RunArgs, SendArgs};
+use super::args::{MigrationArgs, ReceiveArgs, RunArgs, SendArgs, StartArgs};
 use super::lines::{Audit, Line, say};
 use super::stop::Stop;
 
 /// Runs the command.
 pub(crate) fn send(args: &SendArgs) -> anyhow::Result<Exit> {
-    let (config, stop) = (args.guest.config()?, Stop::install(false)?);
-    let guest = start(&config, &args.migration, &args.run)?;
-    run_and_pass_on(&guest, Some(&args.to), &args.migration, &args.run, &stop)
+    let (guest, stop) = start(&args.start)?;
+    run_and_pass_on(&guest, Some(&args.to), &args.start.migration, &args.start.run, &stop)
 }
 
 /// Starts a guest here.
-pub(crate) fn start(
-    config: &kvmguest::GuestConfig,
-    migration: &MigrationArgs,
-    run: &RunArgs,
-) -> anyhow::Result<SharedGuest> {
+pub(crate) fn start(args: &StartArgs) -> anyhow::Result<(SharedGuest, Stop)> {
     // What is wrong with them is said before anything is begun.
-    migration.options()?;
-    let mut guest = SharedGuest::start(config.clone(), migration.tracker.tracking())
+    args.migration.options()?;
+    let (config, stop) = (args.guest.config()?, Stop::install(false)?);
+    let text = config.to_string();
+    let mut guest = SharedGuest::start(config, args.migration.tracker.tracking())
         .context("No guest can run here; is /dev/kvm there, and may this user open it?")?;
-    let (text, tracker) = (config.to_string(), guest.tracker_why());
-    say(&Line::Started { guest: text, tracker }, run.json)?;
+    let tracker = guest.tracker_why();
+    say(&Line::Started { guest: text, tracker }, args.run.json)?;
     guest.resume()?;
-    Ok(guest)
+    Ok((guest, stop))
 }
 
 /// Runs the command.
@@ -125,7 +122,12 @@ fn migrate(
     })?;
     let exit = match report.outcome {
         Outcome::HandedOver => Exit::Done,
-        Outcome::InDoubt => Exit::InDoubt,
+        Outcome::InDoubt => {
+            let id = report.migration_id;
+            eprintln!("The destination may run the guest, which ends here. To ask it:");
+            eprintln!("  precopy ask --to {to} --id {id}");
+            Exit::InDoubt
+        }
         Outcome::SourceKeepsRunning if cancel.is_cancelled() => Exit::Cancelled,
         Outcome::SourceKeepsRunning => Exit::Kept,
     };

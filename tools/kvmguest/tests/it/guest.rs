@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One guest, not migrated: it runs, stops, and is found out when it is harmed.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvmguest::{GuestConfig, KvmGuest, SharedGuest, Tracking};
 use precopy::guest::GuestControl;
 use precopy::units::{PageIndex, Throttle};
 
-use crate::migrations::run_on;
+use crate::migrations::{PATIENCE, run_on};
 
 /// Whether there is KVM; says so if not.
 pub(crate) fn has_kvm() -> bool {
@@ -70,7 +69,9 @@ fn harm_is_found() {
     // The hottest page loses its count: the guest trips over it.
     memory.store_u64(first, 0, 12345).unwrap();
     guest.resume().unwrap();
+    let until = Instant::now() + PATIENCE;
     while guest.fault().is_none() {
+        assert!(Instant::now() < until, "it does not notice");
         std::thread::sleep(Duration::from_millis(2));
     }
     let fault = guest.fault().unwrap();
@@ -85,14 +86,21 @@ fn throttling_slows_it() {
         return;
     }
     let mut guest = SharedGuest::start(GuestConfig::new(1, 256), Tracking::Log).unwrap();
-    guest.throttle(Throttle::percent(99)).unwrap();
-    guest.resume().unwrap();
-    run_on(&guest, 600);
-    // A vCPU that sleeps can still be paused at once.
-    guest.pause().unwrap();
-    guest.throttle(Throttle::percent(0)).unwrap();
-    guest.resume().unwrap();
-    run_on(&guest, 600);
+    let mut steps = |percent: u8| {
+        guest.throttle(Throttle::percent(percent)).unwrap();
+        guest.resume().unwrap();
+        let before = guest.progress();
+        std::thread::sleep(Duration::from_millis(100));
+        // A vCPU that sleeps can still be paused.
+        guest.pause().unwrap();
+        guest.progress() - before
+    };
+    // A hundred times, where nobody else wants the processor: of many tries one must show it.
+    let slower = (0..100).any(|_| {
+        let (throttled, free) = (steps(99), steps(0));
+        throttled > 0 && free > 10 * throttled
+    });
+    assert!(slower, "it runs as if nobody had throttled it");
     assert!(guest.audit().unwrap().is_clean());
 }
 
@@ -118,5 +126,4 @@ fn only_its_own_state_is_taken() {
     }
     guest.import_state(state).unwrap();
     assert!(guest.start().is_err(), "it has state now");
-    assert!(Arc::strong_count(guest.memory()) >= 1);
 }

@@ -8,9 +8,11 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use lab::paper::live::load;
+use lab::paper::live::{load, users_for};
 use lab::validate::{Compared, Comparison, Costs, Guest, LiveCase, calibrate, measure, simulate};
 use precopy::policy::Guards;
+use precopy::report::{Report, RoundReport};
+use precopy::sim::pair::PairResult;
 use precopy::trace::TickSource;
 
 /// What is compared unless told otherwise.
@@ -26,9 +28,6 @@ const STRATEGIES: [&str; 8] = [
 ];
 /// Downtime that strategies aim at.
 const DOWNTIME_LIMIT: Duration = Duration::from_millis(50);
-/// Users of the paper's guest of 2 GiB, and those who act at its pace.
-const USERS: u64 = 600;
-const USERS_PAGES: u64 = 524_288;
 
 fn guests(kind: &str, pages: u64) -> anyhow::Result<Vec<(String, Guest, Duration)>> {
     let mut list = Vec::new();
@@ -39,7 +38,7 @@ fn guests(kind: &str, pages: u64) -> anyhow::Result<Vec<(String, Guest, Duration
         list.push((name, Guest::Counters { pages, config }, Duration::from_secs(2)));
     }
     if matches!(kind, "web" | "both") {
-        let users = u32::try_from(USERS * pages / USERS_PAGES)?.max(25);
+        let users = users_for(pages);
         let (site, mut config) = load(pages, users, 1);
         // As the demo: fewer users hurry, so that there is as much to see.
         config.mean_s = 5.0 * (f64::from(users) / 300.0).min(1.0);
@@ -140,24 +139,42 @@ fn compare(
     Ok((row(fine), row(coarse)))
 }
 
+/// Rounds at the beginning and at the end that [`details`] shows.
+const SHOWN: usize = 20;
+
 /// Round by round, for whoever looks for the cause of a difference.
-fn details(live: &precopy::report::Report, simulated: &precopy::sim::pair::PairResult) {
+fn details(live: &Report, simulated: &PairResult) {
     println!("{:?}\nsimulated {:?}", live.downtime, simulated.downtime);
     let rounds = live.rounds.len().max(simulated.rounds.len());
-    for at in 0..rounds.min(40) {
-        let show = |round: Option<&precopy::report::RoundReport>| {
-            round.map_or_else(String::new, |r| {
-                format!(
-                    "{:>7} harvested in {:>7.2} ms, {:>7} sent, {:>10} B, {:>9.2} ms",
-                    r.harvested_pages,
-                    r.harvest_duration.as_secs_f64() * 1e3,
-                    r.sent_pages,
-                    r.wire_bytes,
-                    r.duration.as_secs_f64() * 1e3,
-                )
-            })
+    for at in (0..rounds).filter(|at| *at < SHOWN || at + SHOWN >= rounds) {
+        let show = |list: &[RoundReport]| {
+            // The last ones beside each other.
+            let at = if at < SHOWN { Some(at) } else { (at + list.len()).checked_sub(rounds) };
+            at.and_then(|at| list.get(at)).map_or_else(String::new, line)
         };
-        let (one, other) = (live.rounds.get(at), simulated.rounds.get(at));
-        println!("{at:>3} {:<72} | {}", show(one), show(other));
+        println!("{at:>3} {:<86} | {}", show(&live.rounds), show(&simulated.rounds));
     }
+    let stalls = stalls(&live.rounds);
+    println!("live rounds of more than twice the median: {stalls:?}");
+}
+
+fn line(round: &RoundReport) -> String {
+    format!(
+        "{:>7} harvested in {:>7.2} ms, {:>7} sent, {:>10} B, {:>9.2} ms",
+        round.harvested_pages,
+        round.harvest_duration.as_secs_f64() * 1e3,
+        round.sent_pages,
+        round.wire_bytes,
+        round.duration.as_secs_f64() * 1e3,
+    )
+}
+
+/// Which rounds took more than twice as long as the median, in milliseconds: where the machine had
+/// no time for the engine, which the simulator knows nothing of.
+fn stalls(rounds: &[RoundReport]) -> Vec<(usize, u128)> {
+    let mut lengths: Vec<Duration> = rounds.iter().map(|round| round.duration).collect();
+    lengths.sort_unstable();
+    let median = lengths.get(lengths.len() / 2).copied().unwrap_or_default();
+    let long = rounds.iter().enumerate().filter(|(_, round)| round.duration > median * 2);
+    long.map(|(at, round)| (at, round.duration.as_millis())).collect()
 }

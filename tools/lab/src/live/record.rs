@@ -169,7 +169,9 @@ mod tests {
         let tracker = Box::new(MarkedTracker::new(Arc::clone(&marks)));
         let facts = Box::new(TickFacts::default);
         let running = Recording::start(tracker, Full(0), &header, writer, facts).unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
         while !running.has_ended() {
+            assert!(Instant::now() < until, "it goes on without a disk");
             std::thread::sleep(Duration::from_millis(1));
         }
         let (failure, guest) = (None, Arc::default());

@@ -9,8 +9,8 @@ use super::figures;
 use super::pool::{self, Watch};
 pub use super::predicted::predictions;
 use super::rows::{
-    Outcome, capacity_search, capacity_step, fig3_run, policy_result, search_on, sort_policies,
-    spread, table2_column,
+    Outcome, capacity_search, capacity_step, fig3_run, policy_result, search_on, spread,
+    table2_column,
 };
 use super::run::{Migrated, Ran, RunError, Scenario, run};
 use crate::report::Spread;
@@ -295,7 +295,7 @@ pub fn ranked_policies(paper: &StrategySpec) -> Result<Vec<StrategySpec>, Policy
 /// while the load lasts would otherwise wait for its end.
 pub const PATIENCE_S: f64 = 120.0;
 
-/// What the policies of [`ranked_policies`] make of the same guests, shortest downtime first.
+/// What the policies of [`ranked_policies`] make of the same guests.
 ///
 /// # Errors
 /// [`RunError`] if the options make no sense.
@@ -313,7 +313,6 @@ pub fn rank(options: &Options, watch: &dyn Watch) -> Result<Vec<PolicyResult>, R
         }
         all.push(policy_result(&policy.to_string(), &done));
     }
-    sort_policies(&mut all);
     Ok(all)
 }
 

@@ -3,10 +3,11 @@
 //! time, and the virtual run of the same parameters beside them.
 
 use precopy::policy::{PolicyError, StrategySpec};
-use webvm::site::{Action, REFERENCE_PAGES, Site, SiteConfig};
+use webvm::site::{Action, REFERENCE_PAGES, Site, SiteConfig, WORKERS_MAX};
 use webvm::sla::{self, Percentile};
 use webvm::users::UsersConfig;
 
+use super::experiments::USERS;
 use super::figures::{self, Moved, Seen};
 use super::run::{Ran, RunError, Scenario, run};
 use crate::live::{LiveMigration, LiveOptions, LiveRun};
@@ -15,6 +16,14 @@ use crate::report::data::{Fig2, MigrationFigures, SideBySide};
 
 /// Olio's loader makes data for as many users at least.
 const DATA_USERS_MIN: u32 = 25;
+
+/// Users whom a site of so much memory has, unless told otherwise: in proportion as the paper's
+/// guest of 2 GiB has 600.
+#[must_use]
+pub fn users_for(pages: u64) -> u32 {
+    let fitting = u64::from(USERS).saturating_mul(pages) / REFERENCE_PAGES;
+    u32::try_from(fitting).unwrap_or(WORKERS_MAX).clamp(DATA_USERS_MIN, WORKERS_MAX)
+}
 
 /// The site and its users for so much memory: the paper's for 2 GiB, scaled down otherwise. There
 /// is data for 25 users at least, as Olio's loader makes no less.

@@ -159,12 +159,6 @@ pub fn policy_result(name: &str, done: &[Outcome]) -> PolicyResult {
     }
 }
 
-/// The shortest downtime first.
-pub fn sort_policies(all: &mut [PolicyResult]) {
-    let downtime = |p: &PolicyResult| p.downtime_engine_s.median().unwrap_or(f64::INFINITY);
-    all.sort_by(|a, b| downtime(a).total_cmp(&downtime(b)));
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -126,6 +126,7 @@ impl<'p> Simulator<'p> {
         let mut plan = pair(self.plan, link, input.populated.len(), strategy)?;
         plan.source.preflight = preflight;
         plan.sample_every = sample;
+        plan.keep_log = false;
         plan.link_habits.changes = link
             .changes
             .iter()
@@ -349,7 +350,7 @@ fn told(result: &PairResult, preflight: Duration, longest: Duration) -> Run {
         total_ms: ms(ended.saturating_sub(began(result, preflight))),
         bytes: [bulk, resent, last_bytes],
         rounds: result.totals.rounds,
-        decisions: result.decisions.len() as u64,
+        decisions: result.decided,
         guest_loss_ms: ms(result.guest_lost),
         log_hash: result.log_hash,
     }

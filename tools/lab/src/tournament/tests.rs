@@ -413,7 +413,8 @@ fn the_simulator_plays_and_no_run_beats_the_clairvoyant() {
     let mut plan = plan();
     (plan.offsets, plan.t_max_s, plan.links[1].bandwidth_bytes_per_s) = (2, 3.0, 3e6);
     plan.links[0].bandwidth_bytes_per_s = 10e6;
-    let inputs = tiny(&plan);
+    let writes = |at| (at * 37 % 900, if at % 300 > 100 { 30 } else { 2 });
+    let inputs = [made_up(&plan, "tiny", 2000, 300, writes)];
     let simulator = super::replay::Simulator::new(&plan, &inputs).unwrap();
     let played = play(&plan, &inputs, &simulator, None, 2, &()).unwrap();
     assert_eq!(played.runs.len(), 3 * 2 * 3);
@@ -423,19 +424,6 @@ fn the_simulator_plays_and_no_run_beats_the_clairvoyant() {
         assert!(downtime >= o1 - 1e-6, "{run:?}");
         assert!(run.o2_downtime_ms.unwrap() >= o1 - 1e-6, "{run:?}");
     }
-}
-
-fn tiny(plan: &Plan) -> Vec<Input> {
-    let spec = &plan.traces[0];
-    let tick = |at: u64| {
-        let end = Tick::from_nanos((at + 1) * 10_000_000);
-        let busy = at % 300 > 100;
-        let pages = if busy { 30 } else { 2 };
-        let start = at * 37 % 900;
-        TraceTick::new(end, vec![PageRun::new(PageIndex::new(start), pages)])
-    };
-    let header = TraceHeader::new(2000, "made up");
-    vec![input(spec, "tiny".to_owned(), &header, (0..300).map(tick).collect()).unwrap()]
 }
 
 /// Every policy, order, rate and throttle that there is, on three small guests: one with a hot
@@ -459,9 +447,9 @@ fn every_heuristic_on_three_small_traces() {
     );
     let plan = Plan::parse(&text).unwrap();
     let inputs = [
-        small(&plan, "hot spot", |at, _| (at * 29 % 300, 6)),
-        small(&plan, "lulls", |at, lull| (at * 37 % 900, if lull { 0 } else { 25 })),
-        small(&plan, "heavy", |at, _| (at * 97 % 1200, 60)),
+        made_up(&plan, "hot spot", 1500, 500, |at| (at * 29 % 300, 6)),
+        made_up(&plan, "lulls", 1500, 500, |at| (at * 37 % 900, 25 * (1 - at / 100 % 2))),
+        made_up(&plan, "heavy", 1500, 500, |at| (at * 97 % 1200, 60)),
     ];
     let mut text = String::new();
     let simulator = super::replay::Simulator::new(&plan, &inputs).unwrap();
@@ -489,14 +477,19 @@ fn every_heuristic_on_three_small_traces() {
     insta::assert_snapshot!("every_heuristic", text);
 }
 
-/// Five seconds of a guest of 1500 pages, in ticks of 10 ms; every other second is a lull.
-fn small(plan: &Plan, name: &str, writes: impl Fn(u64, bool) -> (u64, u64)) -> Input {
+/// A guest that writes a run of pages in each tick of 10 ms: its start and its length.
+fn made_up(
+    plan: &Plan,
+    name: &str,
+    pages: u64,
+    ticks: u64,
+    writes: impl Fn(u64) -> (u64, u64),
+) -> Input {
     let tick = |at: u64| {
-        let (start, pages) = writes(at, at / 100 % 2 == 1);
-        let runs =
-            if pages == 0 { vec![] } else { vec![PageRun::new(PageIndex::new(start), pages)] };
-        TraceTick::new(Tick::from_nanos((at + 1) * 10_000_000), runs)
+        let (start, pages) = writes(at);
+        let run = (pages > 0).then(|| PageRun::new(PageIndex::new(start), pages));
+        TraceTick::new(Tick::from_nanos((at + 1) * 10_000_000), run.into_iter().collect())
     };
-    let header = TraceHeader::new(1500, "made up");
-    input(&plan.traces[0], name.to_owned(), &header, (0..500).map(tick).collect()).unwrap()
+    let header = TraceHeader::new(pages, "made up");
+    input(&plan.traces[0], name.to_owned(), &header, (0..ticks).map(tick).collect()).unwrap()
 }

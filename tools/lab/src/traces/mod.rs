@@ -26,7 +26,7 @@ pub use precopy::trace::text::{
     TextEpoch as Epoch, TextError, TextHeader as Header, TextLimits as Limits, TextReader,
 };
 pub use profile::{ContentShares, Dispersion, HotShare, Profile, Rate, WindowPages};
-pub use reader::{Unzstd, compressed, decompress};
+pub use reader::{Checked, Unzstd, compressed, decompress};
 pub use shipped::{Recording, SHIPPED, Shipped};
 pub use trace::Trace;
 pub use working_set::{OpsClock, WorkingSet};

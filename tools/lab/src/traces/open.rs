@@ -189,6 +189,16 @@ mod tests {
             assert_eq!(source.ticks(), expected.ticks().len() as u64);
             assert_eq!(MemoryTrace::read(&mut source).unwrap().ticks(), expected.ticks());
         }
+        // As many values in other places: only the checksum tells.
+        let mut damaged = packed.to_vec();
+        let last = damaged.len() - 1;
+        damaged[last] ^= 1;
+        let twice = [packed, packed].concat();
+        for (name, bytes, why) in [("e", &damaged, "checksum"), ("f", &twice, "more follows")] {
+            let error = open(&place(name, bytes)).unwrap_err();
+            let text = format!("{:#}", anyhow::Error::from(error));
+            assert!(text.contains(why), "{text}");
+        }
         let error = open(&place("d", &b"ELF".repeat(100))).unwrap_err();
         assert!(error.to_string().contains("Not a precopy trace"), "{error}");
         assert!(matches!(open(folder.path()), Err(OpenError::Io(_))));

@@ -9,7 +9,7 @@
 mod error;
 mod line;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read};

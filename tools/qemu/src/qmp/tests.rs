@@ -15,7 +15,7 @@ const GREETING: &str = concat!(
 const SHORT: Duration = Duration::from_millis(200);
 
 /// A server that greets, lets the client in, and then does as told.
-struct Server {
+pub(crate) struct Server {
     path: PathBuf,
     thread: Option<JoinHandle<()>>,
     _folder: tempfile::TempDir,
@@ -30,7 +30,7 @@ impl Server {
         Self { path, thread: Some(thread), _folder: folder }
     }
 
-    fn greeting(script: impl FnOnce(&mut Talk) + Send + 'static) -> Self {
+    pub(crate) fn greeting(script: impl FnOnce(&mut Talk) + Send + 'static) -> Self {
         Self::raw(|stream| {
             let mut talk = Talk { lines: BufReader::new(stream.try_clone().unwrap()), stream };
             talk.say(GREETING);
@@ -41,7 +41,7 @@ impl Server {
         })
     }
 
-    fn connect(&self) -> Result<Qmp, QmpError> {
+    pub(crate) fn connect(&self) -> Result<Qmp, QmpError> {
         Qmp::connect_within(&self.path, SHORT * 5)
     }
 }
@@ -57,7 +57,7 @@ impl Drop for Server {
     }
 }
 
-struct Talk {
+pub(crate) struct Talk {
     lines: BufReader<UnixStream>,
     stream: UnixStream,
 }
@@ -68,13 +68,13 @@ impl Talk {
         let _ = self.stream.write_all((line.to_owned() + "\r\n").as_bytes());
     }
 
-    fn hear(&mut self) -> Value {
+    pub(crate) fn hear(&mut self) -> Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or(Value::Null)
     }
 
-    fn answer(&mut self, to: &Value, answer: &Value) {
+    pub(crate) fn answer(&mut self, to: &Value, answer: &Value) {
         let line = json!({ "return": answer, "id": to["id"] });
         self.say(&line.to_string());
     }

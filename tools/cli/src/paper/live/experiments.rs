@@ -4,8 +4,7 @@
 
 use lab::paper::live as figures;
 use lab::paper::rows::{
-    Outcome, capacity_search, capacity_step, fig3_run, policy_result, search_on, sort_policies,
-    table2_column,
+    Outcome, capacity_search, capacity_step, fig3_run, policy_result, search_on, table2_column,
 };
 use lab::report::data::{Fig3, Fig3Panel, SideBySide, Table2};
 
@@ -48,7 +47,6 @@ impl Session<'_> {
                 self.sides(&case, &pairs, &kept);
             }
         }
-        sort_policies(&mut self.report.policies);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lab::report::Spread;
 use serde_json::{Value, json};
 
 use super::vm::{BEATS, Spec, Vm, eventually, there_is_a_qemu};
@@ -144,10 +145,9 @@ fn once(spec: &Spec, go: impl FnOnce(&mut Vm, &mut Vm) -> Run) -> Run {
     run
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.retain(|value| value.is_finite());
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+fn median(values: Vec<f64>) -> f64 {
+    let finite = values.into_iter().filter(|value| value.is_finite());
+    Spread::of(finite).median().unwrap_or(f64::NAN)
 }
 
 fn row(name: &str, cap: Option<u64>, runs: &[Run]) {

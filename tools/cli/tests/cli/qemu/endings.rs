@@ -99,7 +99,10 @@ impl Case {
     fn run(&mut self, step: FrameKind, victim: Victim, then: Then) -> End {
         let journal = self.folder.path().join("journal");
         let journal = journal.to_str().unwrap();
-        let (receiver, address) = receiver(&self.destination, &["--once", "--journal", journal]);
+        // Who lost Commit is asked by a guard that asks several times in a second.
+        let answers = if then == Then::Lose { "5s" } else { "100ms" };
+        let more = ["--once", "--journal", journal, "--answer-for", answers];
+        let (receiver, address) = receiver(&self.destination, &more);
         let gate = Gate::new(&address, step);
         let sender = self.send(&gate.address);
         gate.wait();
@@ -275,6 +278,27 @@ fn ctrl_c_lets_the_guest_go_on_and_the_destination_takes_the_next_attempt() {
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(report["source"]["outcome"], "handed_over");
     receiver.event("taken_over");
+    case.destination.prove_that_it_runs();
+}
+
+/// Files beside a migration decide nothing: QEMU is left as it must be, and the guard goes.
+#[test]
+fn a_full_disk_is_no_failed_migration() {
+    if !there_is_a_qemu() {
+        return;
+    }
+    let mut case = Case::new();
+    let full = ["--report", "/dev/full"];
+    let (mut receiver, address) = receiver(&case.destination, &[&["--once"], &full[..]].concat());
+    let socket = case.source.socket();
+    let send = ["qemu", "send", "--qmp", &socket, "--to", &address, "--events", "/dev/full"];
+    let output = precopy(&[&send, &full[..]].concat()).assert().code(6).get_output().clone();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("No space left on device"), "{errors}");
+    assert!(!errors.contains("has died"), "the guard thought so: {errors}");
+    receiver.event("taken_over");
+    assert_eq!(receiver.finish().0.code(), Some(6));
+    assert!(!case.source.has_capability("x-ignore-shared"));
     case.destination.prove_that_it_runs();
 }
 

@@ -4,6 +4,7 @@
 mod compare;
 mod endings;
 mod gate;
+mod linux;
 mod refusals;
 mod vm;
 
@@ -21,8 +22,11 @@ fn setting(name: &str, default: u64) -> u64 {
 fn receiver(vm: &Vm, more: &[&str]) -> (Running, String) {
     let socket = vm.socket();
     let mut arguments = vec!["qemu", "receive", "--qmp", &socket, "--listen", "127.0.0.1:0"];
-    arguments.extend(["--json", "--answer-for", "100ms"]);
+    arguments.push("--json");
     arguments.extend(more);
+    if !more.contains(&"--answer-for") {
+        arguments.extend(["--answer-for", "100ms"]);
+    }
     let mut running = Running::start(&arguments);
     let address = running.event("listening")["address"].as_str().unwrap().to_owned();
     (running, address)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A QEMU with the counting guest of `tools/qemu/guest`, and what the host can see of it.
+//! A QEMU with the counting guest of `tools/qemu/guest` or with another one, and what the host can
+//! see of it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -67,6 +68,10 @@ pub(crate) struct Spec {
     /// How the machine's RAM is made; `FILE` and `SIZE` are replaced.
     pub(crate) backend: &'static str,
     pub(crate) more: Vec<String>,
+    /// What is booted instead of the counting guest.
+    pub(crate) kernel: Option<PathBuf>,
+    /// What QEMU is started by: a program that becomes QEMU, and its arguments.
+    pub(crate) by: Vec<String>,
 }
 
 impl Spec {
@@ -78,6 +83,8 @@ impl Spec {
             append: String::new(),
             backend: "memory-backend-file,id=ram,mem-path=FILE,share=on,size=SIZE",
             more: Vec::new(),
+            kernel: None,
+            by: Vec::new(),
         }
     }
 
@@ -134,12 +141,14 @@ impl Vm {
             ram.set_len(spec.mib << 20).unwrap();
             ram
         });
-        let child = Command::new("qemu-system-x86_64")
+        let by = [&spec.by[..], &["qemu-system-x86_64".to_owned()]].concat();
+        let child = Command::new(&by[0])
+            .args(&by[1..])
             .args(["-nodefaults", "-display", "none", "-m", &spec.mib.to_string()])
             .arg("-machine")
             .arg(format!("{},accel={},memory-backend=ram", spec.machine, spec.accel))
             .args(["-object", &backend, "-append", &spec.append, "-kernel"])
-            .arg(image())
+            .arg(spec.kernel.as_deref().unwrap_or_else(|| image()))
             .args(["-qmp", &socket("qmp"), "-qmp", &socket("control"), "-serial", &socket("tty")])
             .args(&spec.more)
             .stdin(Stdio::null())
@@ -269,7 +278,8 @@ impl Vm {
         self.info().beats == before
     }
 
-    fn line(&self, wanted: impl Fn(&str) -> bool) {
+    /// Waits for a line on the serial line.
+    pub(crate) fn line(&self, wanted: impl Fn(&str) -> bool) {
         let until = Instant::now() + PATIENCE;
         loop {
             let left = until.saturating_duration_since(Instant::now());
