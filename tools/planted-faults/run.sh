@@ -3,7 +3,8 @@
 # Plants known faults in a scratch copy of the tree, and demands that the tests named in each
 # fault's patch fail. All patches go in at once, each asleep until the environment names its
 # number, so that one build serves them all. Fails itself if a patch no longer applies, if the
-# planted tree does not build, if it fails without a fault, or if a fault survives.
+# planted tree does not build, if it fails without a fault, or if a fault survives. A fault whose
+# tests say that they are skipped on this machine is not tried, and it says so.
 #
 #   tools/planted-faults/run.sh [NAME...]     NAME: part of a patch's file name
 set -euo pipefail
@@ -70,7 +71,7 @@ if ! (cd "$tree" && timeout 120 "$tests" $all) >"$log" 2>&1; then
     tail -n 40 "$log" && echo "the tests fail with every fault asleep" && exit 1
 fi
 
-caught=0 survived=0
+caught=0 survived=0 skipped=0
 for patch in "$here"/*.patch; do
     name=$(basename "$patch" .patch)
     wanted "$name" "$@" || continue
@@ -79,7 +80,11 @@ for patch in "$here"/*.patch; do
     began=$SECONDS
     # shellcheck disable=SC2086 # several filters
     if (cd "$tree" && PLANTED_FAULT=${name%%-*} timeout 120 "$tests" $filters) >"$log" 2>&1; then
-        survived=$((survived + 1)) result="SURVIVED"
+        if reason=$(grep -m 1 '^SKIPPED' "$log"); then
+            skipped=$((skipped + 1)) result=$reason
+        else
+            survived=$((survived + 1)) result="SURVIVED"
+        fi
     else
         failed=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | sort -u | head -n 3 | paste -sd' ')
         rules=$(grep -oE 'rule: "[A-Za-z0-9]+"' "$log" | cut -d'"' -f2 | sort -u | paste -sd, || true)
@@ -91,5 +96,5 @@ for patch in "$here"/*.patch; do
     fi
     printf '%-28s %s\n%-28s %s, %d s\n' "$name" "$fault" "" "$result" $((SECONDS - began))
 done
-echo "planted faults: $caught caught, $survived survived"
+echo "planted faults: $caught caught, $survived survived, $skipped skipped"
 [ "$survived" -eq 0 ] && [ "$caught" -gt 0 ]

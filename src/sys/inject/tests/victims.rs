@@ -208,9 +208,10 @@ fn spin() {
     });
 }
 
-/// Has two mappings, and gives one of them back.
+/// Has two mappings, and gives the one with the lower addresses back.
 fn unmap() {
-    let maps = [(); 2].map(|()| Mapping::new(2 << 20, Backing::Anonymous).unwrap());
+    let mut maps = [(); 2].map(|()| Mapping::new(2 << 20, Backing::Anonymous).unwrap());
+    maps.sort_by_key(|map| map.addresses().start);
     maps.iter().flat_map(Mapping::words).for_each(|word| word.store(1, SeqCst));
     let starts = maps.each_ref().map(|map| map.addresses().start.to_string());
     say(&starts.join(" "));
