@@ -78,6 +78,8 @@ fn migrate(
     let target = listener.local_addr().to_string();
     let mut receiver = Receiver::bind(Box::new(listener), DestinationOptions::default()).unwrap();
     let config = from.vm.config();
+    let stop = CancelToken::new();
+    let stopped = stop.clone();
     thread::scope(|scope| {
         let destination = scope.spawn(move || {
             let mut there = None;
@@ -87,7 +89,7 @@ fn migrate(
                 let memory = Arc::new(shared.memory.clone());
                 Ok(CreatedGuest { memory, guest: Box::new(shared.vm) })
             };
-            let received = receiver.receive(&mut factory, &CancelToken::new(), &mut ());
+            let received = receiver.receive(&mut factory, &stopped, &mut ());
             (received.map(drop), there)
         });
         let mut tracker = from.tracker(tracker);
@@ -96,8 +98,14 @@ fn migrate(
         let parts =
             SourceParts::new(Arc::new(from.memory.clone()), regions, &mut *tracker, &mut control);
         let mut connector = TcpConnector::new(target, TcpOptions::default());
-        let report = send(options, &mut connector, parts, &CancelToken::new(), &mut ()).unwrap();
+        let sent = send(options, &mut connector, parts, &CancelToken::new(), &mut ());
+        if sent.as_ref().map_or(true, |report| report.outcome != Outcome::HandedOver) {
+            // It would wait for another source.
+            stop.cancel();
+        }
         let (received, there) = destination.join().unwrap();
+        let report = sent.unwrap();
+        assert_eq!(report.outcome, Outcome::HandedOver, "{report:#?}");
         assert!(received.is_ok(), "{received:?}");
         (report, there.unwrap())
     })
