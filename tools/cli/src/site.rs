@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The web guest and its users, as `demo` and `trace record` take them from the command line.
+//! The web guest and its users, as `demo`, `trace record` and live experiments take them from
+//! the command line.
 
 use lab::paper::live::{load, users_for};
 use webvm::site::{PAGES_MAX, PAGES_MIN, Site, SiteConfig, WORKERS_MAX};
@@ -25,6 +26,19 @@ pub(crate) fn plan(
              belong to `--guest counters`",
         ));
     }
+    let (site, config) = checked_load(memory, users, args.seed)?;
+    match Site::new(site.clone()) {
+        Ok(_) => Ok((site, config)),
+        Err(error) => Err(usage(format!("--memory or --users: {error}"))),
+    }
+}
+
+/// The paper's site in so much memory, and its users: in proportion unless `users` says how many.
+pub(crate) fn checked_load(
+    memory: u64,
+    users: Option<u32>,
+    seed: u64,
+) -> anyhow::Result<(SiteConfig, UsersConfig)> {
     let pages = memory / PAGE;
     if !memory.is_multiple_of(PAGE) || !(PAGES_MIN..=PAGES_MAX).contains(&pages) {
         return Err(usage(format!(
@@ -38,9 +52,5 @@ pub(crate) fn plan(
     if !(1..=WORKERS_MAX).contains(&users) {
         return Err(usage(format!("--users is {users}; it must be from 1 to {WORKERS_MAX}")));
     }
-    let (site, config) = load(pages, users, args.seed);
-    match Site::new(site.clone()) {
-        Ok(_) => Ok((site, config)),
-        Err(error) => Err(usage(format!("--memory or --users: {error}"))),
-    }
+    Ok(load(pages, users, seed))
 }

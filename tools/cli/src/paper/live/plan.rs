@@ -8,13 +8,14 @@ use lab::live::{Destination, Link, LiveOptions, LiveRun};
 use lab::paper::{self, Scenario, experiments};
 use precopy::policy::StrategySpec;
 use webvm::net::rig::RigOptions;
-use webvm::site::{PAGES_MAX, PAGES_MIN, Site, SiteConfig, WORKERS_MAX};
+use webvm::site::{Site, SiteConfig};
 use webvm::sla;
 use webvm::users::UsersConfig;
 
 use super::case::{self, Case, default_apart, default_steady};
 use crate::args::{Experiment, LinkName, LiveArgs, PaperArgs};
 use crate::exit::usage;
+use crate::site::checked_load;
 use crate::{show, system};
 
 const MEMORY: u64 = 2 << 30;
@@ -252,21 +253,9 @@ fn phase(
 /// The guest and its users.
 fn load(args: &PaperArgs) -> anyhow::Result<(SiteConfig, UsersConfig)> {
     let memory = args.live.memory.unwrap_or(MEMORY);
-    let pages = memory / PAGE;
-    if !memory.is_multiple_of(PAGE) || !(PAGES_MIN..=PAGES_MAX).contains(&pages) {
-        return Err(usage(format!(
-            "--memory is {}; it must be from {} to {} in steps of 4 KiB",
-            show::bytes(memory),
-            show::bytes(PAGES_MIN * PAGE),
-            show::bytes(PAGES_MAX * PAGE),
-        )));
-    }
     let users = args.live.users.unwrap_or(experiments::USERS);
-    if !(1..=WORKERS_MAX).contains(&users) {
-        return Err(usage(format!("--users is {users}; it must be from 1 to {WORKERS_MAX}")));
-    }
-    let (mut site, users) = paper::live::load(pages, users, 1);
-    site = settled(site, &args.site)?;
+    let (site, users) = checked_load(memory, Some(users), 1)?;
+    let site = settled(site, &args.site)?;
     // Guest memory is held by both hosts, which are this machine.
     if let Some(free) = system::available_bytes().filter(|free| *free < memory.saturating_mul(2)) {
         anyhow::bail!(
