@@ -32,7 +32,10 @@ copy() {
 
 # Builds the library's tests and names the program in `tests`.
 build() {
-    (cd "$tree" && cargo test -p precopy --lib --no-run) >"$log" 2>&1 || return 1
+    # In a profile of its own: cargo names what it builds by the place of a package in its workspace,
+    # so that the checkout would take the planted crate for its own, and fresh whatever is changed.
+    local own=profile.test.package.precopy.opt-level=1
+    (cd "$tree" && cargo test -p precopy --lib --no-run --config "$own") >"$log" 2>&1 || return 1
     tests=$tree/$(sed -n 's/^ *Executable unittests .*(\(.*\))$/\1/p' "$log")
     # Cargo shows a path in a target folder elsewhere in full.
     [ -x "$tests" ] || tests=${tests#"$tree/"}
