@@ -73,8 +73,18 @@ pub const CHANNEL_QUEUE_BATCHES: usize = 2;
 pub const DELTA_CACHE_DEFAULT_SHARE: u64 = 8;
 /// Most bytes that it takes unless told otherwise.
 pub const DELTA_CACHE_DEFAULT_MAX: u64 = 4 << 30;
-/// Least bytes that the kernel may hold unsent on a capped connection; two of its packets.
+/// On a capped connection the kernel may hold unsent what it sends in this part of a second: 5 ms.
+pub const UNSENT_PART_OF_SECOND: u64 = 200;
+/// Least bytes that it may hold so; two of its packets.
 pub const UNSENT_BYTES_LEAST: u32 = 128 << 10;
+
+/// Most bytes that the kernel may hold unsent on a connection that is capped at `bytes_per_s`.
+#[must_use]
+pub fn unsent_bytes_max(bytes_per_s: u64) -> u32 {
+    let bytes = bytes_per_s / UNSENT_PART_OF_SECOND;
+    u32::try_from(bytes).unwrap_or(u32::MAX).max(UNSENT_BYTES_LEAST)
+}
+
 /// Messages and batches that wait for one channel's sending thread. Holds a whole state, all
 /// announcements and more; only a destination that reads nothing fills it.
 pub const SOURCE_QUEUE_JOBS: usize = 1024;

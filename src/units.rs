@@ -264,6 +264,15 @@ impl Add<Duration> for Tick {
     }
 }
 
+/// Never earlier than [`Tick::ZERO`].
+impl Sub<Duration> for Tick {
+    type Output = Self;
+
+    fn sub(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
 impl AddAssign<Duration> for Tick {
     fn add_assign(&mut self, time: Duration) {
         *self = *self + time;
@@ -461,6 +470,8 @@ mod tests {
         let late = Tick::from_nanos(5) + Duration::from_nanos(7);
         assert_eq!(late.since(Tick::from_nanos(2)), Duration::from_nanos(10));
         assert_eq!(Tick::ZERO.since(late), Duration::ZERO);
+        assert_eq!(late - Duration::from_nanos(2), Tick::from_nanos(10));
+        assert_eq!(late - Duration::MAX, Tick::ZERO);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! Source and destination in virtual time over a modelled link.
 //!
 //! The link is one queue that all channels share: an item leaves when the items before it have
-//! left, takes its bytes over the bandwidth, and arrives one latency later. Nothing is drawn at
+//! left, takes its bytes over the bandwidth, and arrives one latency later. Channels whose own
+//! limits the link carries all at once are queues of their own. Nothing is drawn at
 //! random outside the workload's own generator, and events of the same time happen in the order
 //! in which they were planned: a plan and a seed always give the same run (R8).
 
@@ -317,10 +318,10 @@ impl<'g> Pair<'g> {
             sent = Some(frame.counts());
         }
         let ready = now + self.per_page * u32::try_from(pages).unwrap_or(u32::MAX);
-        let gone = self.transmit(ready, channel, item);
+        let taken = self.transmit(ready, channel, item);
         match sent {
-            Some(counts) => self.plan(gone, Event::Sent(channel, counts)),
-            None => self.plan(gone, Event::Sender(channel)),
+            Some(counts) => self.plan(taken, Event::Sent(channel, counts)),
+            None => self.plan(taken, Event::Sender(channel)),
         }
     }
 
@@ -330,14 +331,15 @@ impl<'g> Pair<'g> {
         self.runner.run(&mut self.source, until.min(last));
     }
 
+    /// Hands an item to the link; says when the sender has done with it.
     fn transmit(&mut self, ready: Tick, channel: ChannelId, item: WireItem) -> Tick {
         let service = self.runner.guest.service_bytes_per_s();
         let share = Share { service_bytes_per_s: service, cap_bytes_per_s: self.source.rate };
-        let (gone, arrives) = self.wire.send(ready, channel.as_usize(), item.bytes(), share);
+        let (taken, arrives) = self.wire.send(ready, channel.as_usize(), item.bytes(), share);
         if !self.cut[channel.as_usize()] {
             self.plan(arrives, Event::Arrive(channel, item));
         }
-        gone
+        taken
     }
 
     /// Notes what is true, and when to look again. Nothing hangs on it, so it keeps no run alive.

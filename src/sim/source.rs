@@ -237,7 +237,7 @@ impl SourceHost {
                 now += cost;
                 guest_runs(self, now);
             }
-            self.act(now, now_minus(now, cost), action, destination_runs, check);
+            self.act(now, now - cost, action, destination_runs, check);
         }
         while let Some(event) = self.session.poll_event() {
             self.log.take(event);
@@ -449,9 +449,4 @@ impl SourceHost {
         (&self.bases, &self.unarmed, self.wants_to_ask).hash(hasher);
         (self.digest_due, self.finished).hash(hasher);
     }
-}
-
-fn now_minus(now: Tick, cost: Duration) -> Tick {
-    let nanos = u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX);
-    Tick::from_nanos(now.as_nanos().saturating_sub(nanos))
 }

@@ -19,9 +19,6 @@ use super::{Connection, Connector, Listener};
 use crate::limits;
 use crate::sys::socket::{self, Liveness};
 
-/// On a capped connection the kernel holds what it sends in this part of a second: 5 ms.
-const UNSENT_SHARE: u64 = 200;
-
 /// What a TCP connection is set up with.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -107,10 +104,7 @@ impl Connection for TcpConnection {
         socket::set_max_pacing_rate(&*self.stream, rate)?;
         // Without it the kernel takes megabytes ahead of the cap, and a round that is cut drains
         // them first: at 50 MB/s that made slices of 50 ms last 125 ms.
-        let unsent = bytes_per_s.map(|rate| rate / UNSENT_SHARE);
-        let unsent = unsent.map_or(u32::MAX, |bytes| {
-            u32::try_from(bytes).unwrap_or(u32::MAX).max(limits::UNSENT_BYTES_LEAST)
-        });
+        let unsent = bytes_per_s.map_or(u32::MAX, limits::unsent_bytes_max);
         socket::set_unsent_max(&*self.stream, unsent)
     }
 

@@ -28,6 +28,8 @@ impl Link {
     }
 }
 
+/// Rates that differ by less than this part are the same.
+const SAME_RATE: f64 = 1e-9;
 /// Share of the link that the guest's own traffic never takes.
 const LEAST_SHARE: f64 = 0.05;
 /// A link that is down for a while carries this many bytes per second, so that a plan whose link
@@ -59,8 +61,12 @@ pub struct LinkHabits {
     /// Decides what is drawn.
     pub seed: u64,
     /// Most bytes per second of a single channel, as one TCP connection may reach; `None` for no
-    /// limit.
+    /// limit. Where the link carries that of all channels at once, they do not wait for each other.
     pub channel_bytes_per_s: Option<f64>,
+    /// Most bytes of a channel that wait in its socket: the sender reads the next pages when so
+    /// many of those before have yet to leave. The engine's own cap leaves
+    /// [`unsent_bytes_max`](crate::limits::unsent_bytes_max) there.
+    pub held_bytes: u64,
 }
 
 /// What an item gets of the link.
@@ -84,12 +90,13 @@ impl Share {
 #[derive(Debug)]
 pub(super) struct Wire {
     pub(super) link: Link,
-    /// Changes still to come, the next one last.
+    /// Changes of its rate, by time.
     changes: Vec<(Tick, f64)>,
     outage: bool,
     jitter: Duration,
     rng: Rng,
     channel_bytes_per_s: Option<f64>,
+    held_bytes: u64,
     /// When everything that was handed over has left.
     free: Tick,
     channel_free: Vec<Tick>,
@@ -104,7 +111,6 @@ impl Wire {
         let mut changes: Vec<(Tick, f64)> = changes.collect();
         // Stable: of two changes at one time the later in the list is in force.
         changes.sort_by_key(|(at, _)| *at);
-        changes.reverse();
         Self {
             link,
             outage: changes.iter().any(|(_, rate)| *rate < OUTAGE_BYTES_PER_S),
@@ -112,6 +118,7 @@ impl Wire {
             jitter: habits.jitter,
             rng: Rng::new(habits.seed ^ 0x6a69_7474_6572),
             channel_bytes_per_s: habits.channel_bytes_per_s,
+            held_bytes: habits.held_bytes,
             free: now,
             channel_free: vec![now; channels],
             arrived: vec![now; channels],
@@ -129,7 +136,8 @@ impl Wire {
         self.free
     }
 
-    /// Takes an item of `bytes` that is ready at `ready`; says when it has left and arrives.
+    /// Takes an item of `bytes` that is ready at `ready`; says when its sender has done with it,
+    /// and when it arrives.
     pub(super) fn send(
         &mut self,
         ready: Tick,
@@ -137,18 +145,51 @@ impl Wire {
         bytes: u64,
         share: Share,
     ) -> (Tick, Tick) {
-        #[expect(clippy::cast_precision_loss, reason = "a time")]
-        let bytes = bytes as f64;
-        let begin = ready.max(self.free).max(self.channel_free[channel]);
-        self.free = self.leave(begin, bytes, share);
-        let mut gone = self.free;
-        if let Some(most) = self.channel_bytes_per_s {
-            gone = gone.max(begin + seconds(bytes / most.max(LEAST_BYTES_PER_S)));
-            self.channel_free[channel] = gone;
-        }
+        let most = self.channel_most(share);
+        let first = ready.max(self.channel_free[channel]);
+        let gone = match most {
+            Some(most) if self.carries_all(most, first, share) => {
+                let gone = self.leave(first, bytes, share, most);
+                self.free = self.free.max(gone);
+                gone
+            }
+            _ => {
+                let begin = first.max(self.free);
+                self.free = self.leave(begin, bytes, share, f64::INFINITY);
+                most.map_or(self.free, |most| self.free.max(begin + time(bytes, most)))
+            }
+        };
+        self.channel_free[channel] = gone;
         let arrives = (gone + self.trip()).max(self.arrived[channel]);
         self.arrived[channel] = arrives;
-        (gone, arrives)
+        (self.taken(ready, gone, most, share), arrives)
+    }
+
+    /// Most bytes per second of a channel: its own limit, and its part of the source's, which
+    /// gives each the same.
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    fn channel_most(&self, share: Share) -> Option<f64> {
+        let part = |cap: u64| cap as f64 / self.channel_free.len().max(1) as f64;
+        let cap = share.cap_bytes_per_s.map(part);
+        let least = self.channel_bytes_per_s.into_iter().chain(cap).reduce(f64::min);
+        least.map(|most| most.max(LEAST_BYTES_PER_S))
+    }
+
+    /// Whether the link, as it is at `at`, carries `most` bytes per second of every channel.
+    #[expect(clippy::cast_precision_loss, reason = "a few channels")]
+    fn carries_all(&self, most: f64, at: Tick, share: Share) -> bool {
+        let all = most * self.channel_free.len() as f64;
+        all <= share.of(self.at(at)) * (1.0 + SAME_RATE)
+    }
+
+    /// When the sender has done with an item that is ready at `ready` and has left at `gone`: as
+    /// soon as the socket takes the last of it.
+    fn taken(&self, ready: Tick, gone: Tick, most: Option<f64>, share: Share) -> Tick {
+        if self.held_bytes == 0 {
+            return gone;
+        }
+        let rate = share.of(self.at(gone)).min(most.unwrap_or(f64::INFINITY));
+        (gone - time(self.held_bytes, rate)).max(ready)
     }
 
     /// When a message that leaves the destination at `leaves` is back.
@@ -164,24 +205,41 @@ impl Wire {
         self.link.latency + self.jitter.mul_f64(self.rng.unit())
     }
 
-    /// When the last of `bytes` has left, the first of them leaving at `from`.
-    fn leave(&mut self, from: Tick, mut bytes: f64, share: Share) -> Tick {
+    /// The link as it is at that time.
+    fn at(&self, at: Tick) -> Link {
+        let past = self.changes.partition_point(|(change, _)| *change <= at);
+        match past.checked_sub(1).and_then(|last| self.changes.get(last)) {
+            Some((_, rate)) => Link { bandwidth_bytes_per_s: *rate, ..self.link },
+            None => self.link,
+        }
+    }
+
+    /// When the last of `bytes` has left, the first of them leaving at `from`, at `most` bytes per
+    /// second at most.
+    fn leave(&self, from: Tick, bytes: u64, share: Share, most: f64) -> Tick {
+        #[expect(clippy::cast_precision_loss, reason = "a time")]
+        let mut bytes = bytes as f64;
         let mut at = from;
+        let next = self.changes.partition_point(|(change, _)| *change <= at);
+        let mut to_come = self.changes[next..].iter().map(|(change, _)| *change);
         loop {
-            while let Some((_, rate)) = self.changes.pop_if(|(change, _)| *change <= at) {
-                self.link.bandwidth_bytes_per_s = rate;
-            }
-            let rate = share.of(self.link);
+            let rate = share.of(self.at(at)).min(most);
             let end = at + seconds(bytes / rate);
-            match self.changes.last() {
-                Some((change, _)) if *change < end => {
+            match to_come.next() {
+                Some(change) if change < end => {
                     bytes = (bytes - rate * change.since(at).as_secs_f64()).max(0.0);
-                    at = *change;
+                    at = change;
                 }
                 _ => return end,
             }
         }
     }
+}
+
+/// How long so many bytes take.
+#[expect(clippy::cast_precision_loss, reason = "a time")]
+fn time(bytes: u64, bytes_per_s: f64) -> Duration {
+    seconds(bytes as f64 / bytes_per_s.max(LEAST_BYTES_PER_S))
 }
 
 /// A time of that many seconds, at most a century.
@@ -190,7 +248,10 @@ fn seconds(seconds: f64) -> Duration {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_precision_loss, reason = "small numbers")]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn ms(ms: u64) -> Duration {
@@ -218,18 +279,100 @@ mod tests {
         // After the last change the rate stays.
         let (next, _) = wire.send(gone, 1, 20_000, Share::default());
         assert_eq!(next.since(gone), ms(10));
-        let share = Share { service_bytes_per_s: 5e5, cap_bytes_per_s: Some(1_000_000) };
+        let share = Share { service_bytes_per_s: 1e6, cap_bytes_per_s: Some(2_000_000) };
         assert_eq!(wire.send(next, 1, 20_000, share).0.since(next), ms(20));
     }
 
     #[test]
-    fn a_channel_has_a_rate_of_its_own_and_others_fill_the_link() {
+    fn channels_whose_limits_the_link_carries_do_not_wait_for_each_other() {
         let habits = LinkHabits { channel_bytes_per_s: Some(5e5), ..LinkHabits::default() };
         let mut wire = wire(&habits);
-        let (first, _) = wire.send(Tick::ZERO, 0, 1000, Share::default());
-        let (other, _) = wire.send(Tick::ZERO, 1, 1000, Share::default());
-        let (again, _) = wire.send(Tick::ZERO, 0, 1000, Share::default());
-        assert_eq!([first, other, again], [2, 3, 4].map(|at| Tick::ZERO + ms(at)));
+        let sent = [0, 1, 0].map(|c| wire.send(Tick::ZERO, c, 1000, Share::default()).0);
+        assert_eq!(sent, [2, 2, 4].map(|at| Tick::ZERO + ms(at)));
+        assert_eq!(wire.free(), Tick::ZERO + ms(4));
+    }
+
+    #[test]
+    fn a_channel_has_a_rate_of_its_own_and_others_fill_the_link() {
+        let habits = LinkHabits { channel_bytes_per_s: Some(8e5), ..LinkHabits::default() };
+        let mut wire = wire(&habits);
+        let sent = [0, 1, 0].map(|c| wire.send(Tick::ZERO, c, 1000, Share::default()).0);
+        let micros = |us| Tick::ZERO + Duration::from_micros(us);
+        assert_eq!(sent, [1250, 2250, 3250].map(micros));
+    }
+
+    #[test]
+    fn the_sources_cap_is_shared_out_evenly() {
+        let mut wire = wire(&LinkHabits::default());
+        let share = Share { service_bytes_per_s: 0.0, cap_bytes_per_s: Some(500_000) };
+        let sent = [0, 1, 0].map(|c| wire.send(Tick::ZERO, c, 1000, share).0);
+        assert_eq!(sent, [4, 4, 8].map(|at| Tick::ZERO + ms(at)));
+        // No more than the link carries.
+        let share = Share { service_bytes_per_s: 0.0, cap_bytes_per_s: Some(5_000_000) };
+        let sent = [0, 1].map(|c| wire.send(Tick::ZERO + ms(8), c, 1000, share).0);
+        assert_eq!(sent, [9, 10].map(|at| Tick::ZERO + ms(at)));
+    }
+
+    #[test]
+    fn channels_of_their_own_meet_a_change_each_at_its_time() {
+        let habits = LinkHabits {
+            changes: vec![change(10, 2e5)],
+            channel_bytes_per_s: Some(1e5),
+            ..LinkHabits::default()
+        };
+        let mut wire = wire(&habits);
+        // The first looks far past the change, the second still leaves before it.
+        let sent =
+            [(0, 2000), (1, 500)].map(|(c, b)| wire.send(Tick::ZERO, c, b, Share::default()));
+        assert_eq!(sent.map(|(gone, _)| gone), [20, 5].map(|at| Tick::ZERO + ms(at)));
+    }
+
+    #[test]
+    fn a_sender_has_done_when_the_socket_has_the_rest() {
+        let habits = LinkHabits { held_bytes: 3000, ..LinkHabits::default() };
+        let mut wire = wire(&habits);
+        let mut send = |ready, bytes| wire.send(Tick::ZERO + ms(ready), 0, bytes, Share::default());
+        let at = |ms_: u64| Tick::ZERO + ms(ms_);
+        // Arrivals are those of a link on which nothing is held.
+        assert_eq!(send(0, 5000), (at(2), at(6)));
+        assert_eq!(send(2, 2000), (at(4), at(8)));
+        // It fits as it is.
+        assert_eq!(send(6, 1000), (at(6), at(9)));
+    }
+
+    proptest! {
+        /// Whatever limits there are: the link never carries more than its rate, channels keep
+        /// their order, and none sends faster than it may.
+        #[test]
+        fn no_limit_is_broken(
+            items in prop::collection::vec((0..3usize, 0..5u64, 1..5000u64), 1..60),
+            most in prop::option::of(1e5..2e6f64),
+            cap in prop::option::of(100_000..2_000_000u64),
+            held_bytes in prop_oneof![Just(0), 1..8000u64],
+        ) {
+            let habits = LinkHabits { channel_bytes_per_s: most, held_bytes, ..Default::default() };
+            let link = Link { bandwidth_bytes_per_s: 1e6, latency: Duration::ZERO };
+            let mut wire = Wire::new(Tick::ZERO, link, &habits, 3);
+            let share = Share { service_bytes_per_s: 0.0, cap_bytes_per_s: cap };
+            let (mut now, mut sent, mut of_channel) = (Tick::ZERO, 0.0, [(0.0, Tick::ZERO); 3]);
+            for (channel, pause, bytes) in items {
+                now += ms(pause);
+                let (taken, arrives) = wire.send(now, channel, bytes, share);
+                prop_assert!(taken >= now && taken <= arrives);
+                let (before, last) = of_channel[channel];
+                prop_assert!(arrives >= last);
+                let all = before + bytes as f64;
+                of_channel[channel] = (all, arrives);
+                sent += bytes as f64;
+                let rate = cap.map_or(1e6, |cap| (cap as f64).min(1e6));
+                let least = sent / rate - 1e-6;
+                prop_assert!(wire.free().as_nanos() as f64 / 1e9 >= least, "the link");
+                let own = most.into_iter().chain(cap.map(|cap| cap as f64 / 3.0)).reduce(f64::min);
+                if let Some(own) = own {
+                    prop_assert!(arrives.as_nanos() as f64 / 1e9 >= all / own - 1e-6, "a channel");
+                }
+            }
+        }
     }
 
     #[test]

@@ -251,6 +251,7 @@ fn plan(args: &SimulateArgs, pages: u64, strategy: Strategy) -> anyhow::Result<P
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let channel = args.link.channel_rate.map(|rate| rate as f64);
     plan.link_habits.channel_bytes_per_s = channel;
+    plan.link_habits.held_bytes = args.link.held;
     plan.encoder = args.costs.encoder;
     plan.per_page = args.costs.page_cost;
     plan.fault_cost = args.costs.fault_cost;

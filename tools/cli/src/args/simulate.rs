@@ -147,6 +147,9 @@ pub(crate) struct SimulatedLinkArgs {
     /// Most that one connection carries
     #[arg(long, value_name = "RATE", value_parser = parse::rate)]
     pub(crate) channel_rate: Option<u64>,
+    /// What waits in a connection's socket, read from the guest's memory and not yet sent
+    #[arg(long, value_name = "BYTES", default_value = "0B", value_parser = parse::size)]
+    pub(crate) held: u64,
 }
 
 #[derive(clap::Args, Debug)]

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use precopy::limits;
 use precopy::policy::{Guards, StrategySpec};
 use precopy::region::RegionTable;
 use precopy::report::Report;
@@ -86,10 +87,17 @@ pub fn simulate(
     let regions = RegionTable::single(PageSize::BASE, recorded.trace.header().pages)?;
     let mut config = SourceConfig::new(MigrationId::new(1), regions);
     config.downtime_limit = downtime_limit;
+    let channels = config.channels;
     let acting = StrategySpec::parse(strategy)?.build().guarded(guards);
     let mut plan = PairPlan::for_guest(config, acting);
     let bandwidth_bytes_per_s = costs.bandwidth_bytes_per_s;
     plan.link = Link { bandwidth_bytes_per_s, latency: costs.latency };
+    // The engine's cap: each connection has its part, and its socket holds some of it.
+    let channel = bandwidth_bytes_per_s / f64::from(channels.max(1));
+    plan.link_habits.channel_bytes_per_s = Some(channel);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate")]
+    let held = limits::unsent_bytes_max(channel as u64);
+    plan.link_habits.held_bytes = u64::from(held);
     // The live sender reads ahead into the socket while the capped link is busy.
     plan.per_page = Duration::ZERO;
     plan.pause_cost = costs.pause;
