@@ -28,6 +28,8 @@ impl Link {
     }
 }
 
+/// What a socket takes at a time.
+const PACKET_BYTES: f64 = 65_536.0;
 /// Rates that differ by less than this part are the same.
 const SAME_RATE: f64 = 1e-9;
 /// Share of the link that the guest's own traffic never takes.
@@ -63,9 +65,11 @@ pub struct LinkHabits {
     /// Most bytes per second of a single channel, as one TCP connection may reach; `None` for no
     /// limit. Where the link carries that of all channels at once, they do not wait for each other.
     pub channel_bytes_per_s: Option<f64>,
-    /// Most bytes of a channel that wait in its socket: the sender reads the next pages when so
-    /// many of those before have yet to leave. The engine's own cap leaves
-    /// [`unsent_bytes_max`](crate::limits::unsent_bytes_max) there.
+    /// Bytes of a channel that wait unsent in its socket, so that the sender reads the next pages
+    /// before all that it has written have left; 0 for none. As Linux does it
+    /// (`TCP_NOTSENT_LOWAT`): a socket takes packets of 64 KiB while it holds less than that, and
+    /// wakes a sender that waits when it holds less than half. The engine's own cap sets
+    /// [`unsent_bytes_max`](crate::limits::unsent_bytes_max).
     pub held_bytes: u64,
 }
 
@@ -146,7 +150,8 @@ impl Wire {
         share: Share,
     ) -> (Tick, Tick) {
         let most = self.channel_most(share);
-        let first = ready.max(self.channel_free[channel]);
+        let unsent = self.channel_free[channel].since(ready);
+        let first = ready + unsent;
         let gone = match most {
             Some(most) if self.carries_all(most, first, share) => {
                 let gone = self.leave(first, bytes, share, most);
@@ -162,7 +167,28 @@ impl Wire {
         self.channel_free[channel] = gone;
         let arrives = (gone + self.trip()).max(self.arrived[channel]);
         self.arrived[channel] = arrives;
-        (self.taken(ready, gone, most, share), arrives)
+        let rate = share.of(self.at(gone)).min(most.unwrap_or(f64::INFINITY));
+        let early = seconds(self.unsent_when_taken(unsent.as_secs_f64() * rate, bytes) / rate);
+        ((gone - early).max(ready), arrives)
+    }
+
+    /// How many bytes wait in a channel's socket when it takes the last of `bytes`; `unsent` of
+    /// those before wait when it is offered the first.
+    #[expect(clippy::cast_precision_loss, reason = "a time")]
+    fn unsent_when_taken(&self, unsent: f64, bytes: u64) -> f64 {
+        let (most, bytes) = (self.held_bytes as f64, bytes as f64);
+        if self.held_bytes == 0 {
+            return 0.0;
+        }
+        let full = (most / PACKET_BYTES).ceil() * PACKET_BYTES;
+        let low = ((most / 2.0 / PACKET_BYTES).ceil() - 1.0) * PACKET_BYTES;
+        let room = if unsent < most { full - unsent } else { 0.0 };
+        if bytes <= room {
+            return unsent + bytes;
+        }
+        // What is left comes in fillings, each when what waits has come down to `low`.
+        let last = (bytes - room) % (full - low);
+        low + if last > 0.0 { last } else { full - low }
     }
 
     /// Most bytes per second of a channel: its own limit, and its part of the source's, which
@@ -180,16 +206,6 @@ impl Wire {
     fn carries_all(&self, most: f64, at: Tick, share: Share) -> bool {
         let all = most * self.channel_free.len() as f64;
         all <= share.of(self.at(at)) * (1.0 + SAME_RATE)
-    }
-
-    /// When the sender has done with an item that is ready at `ready` and has left at `gone`: as
-    /// soon as the socket takes the last of it.
-    fn taken(&self, ready: Tick, gone: Tick, most: Option<f64>, share: Share) -> Tick {
-        if self.held_bytes == 0 {
-            return gone;
-        }
-        let rate = share.of(self.at(gone)).min(most.unwrap_or(f64::INFINITY));
-        (gone - time(self.held_bytes, rate)).max(ready)
     }
 
     /// When a message that leaves the destination at `leaves` is back.
@@ -329,15 +345,23 @@ mod tests {
 
     #[test]
     fn a_sender_has_done_when_the_socket_has_the_rest() {
-        let habits = LinkHabits { held_bytes: 3000, ..LinkHabits::default() };
-        let mut wire = wire(&habits);
-        let mut send = |ready, bytes| wire.send(Tick::ZERO + ms(ready), 0, bytes, Share::default());
-        let at = |ms_: u64| Tick::ZERO + ms(ms_);
-        // Arrivals are those of a link on which nothing is held.
-        assert_eq!(send(0, 5000), (at(2), at(6)));
-        assert_eq!(send(2, 2000), (at(4), at(8)));
-        // It fits as it is.
-        assert_eq!(send(6, 1000), (at(6), at(9)));
+        const KIB: u64 = 1 << 10;
+        let link = Link { bandwidth_bytes_per_s: 1_024_000.0, latency: ms(1) };
+        let habits = LinkHabits { held_bytes: 160 * KIB, ..LinkHabits::default() };
+        let mut wire = Wire::new(Tick::ZERO, link, &habits, 2);
+        let mut send = |ready, kib| {
+            let (taken, arrives) =
+                wire.send(Tick::ZERO + ms(ready), 0, kib * KIB, Share::default());
+            [taken, arrives].map(|at| at.as_nanos() / 1_000_000)
+        };
+        // It takes 192 KiB, and 128 more when 64 are left, at 1 KiB a millisecond. Arrivals are
+        // those of a link on which nothing is held.
+        assert_eq!(send(0, 192), [0, 193]);
+        assert_eq!(send(0, 100), [128, 293]);
+        // 152 wait, so that another 40 are taken at once; then 128, then what is left.
+        assert_eq!(send(140, 200), [396, 493]);
+        // There is room for it.
+        assert_eq!(send(492, 10), [492, 503]);
     }
 
     proptest! {
