@@ -74,9 +74,9 @@ pub const DELTA_CACHE_DEFAULT_SHARE: u64 = 8;
 /// Most bytes that it takes unless told otherwise.
 pub const DELTA_CACHE_DEFAULT_MAX: u64 = 4 << 30;
 /// On a capped connection the kernel may hold unsent what it sends in this part of a second: 5 ms.
-pub const UNSENT_PART_OF_SECOND: u64 = 200;
+const UNSENT_PART_OF_SECOND: u64 = 200;
 /// Least bytes that it may hold so; two of its packets.
-pub const UNSENT_BYTES_LEAST: u32 = 128 << 10;
+const UNSENT_BYTES_LEAST: u32 = 128 << 10;
 
 /// Most bytes that the kernel may hold unsent on a connection that is capped at `bytes_per_s`.
 #[must_use]

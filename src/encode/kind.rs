@@ -82,7 +82,8 @@ impl EncoderKind {
     /// copies of pages in up to `delta_cache_bytes` bytes.
     ///
     /// # Errors
-    /// [`EncoderError::NotBuilt`] if this build does not have the kind.
+    /// [`EncoderError::NotBuilt`] if this build does not have the kind;
+    /// [`EncoderError::CacheMemory`] if there is no memory for the copies.
     pub fn set(
         self,
         pages: u64,
@@ -92,9 +93,13 @@ impl EncoderKind {
         if !self.is_built() {
             return Err(EncoderError::NotBuilt { kind: self });
         }
-        let cache = || Arc::new(DeltaCache::new(pages, page_size, delta_cache_bytes));
-        let deltas = matches!(self, Self::Delta | Self::DeltaLz4);
-        Ok(EncoderSet { kind: self, cache: deltas.then(cache) })
+        let cache = match self {
+            Self::Raw | Self::Lz4 => None,
+            Self::Delta | Self::DeltaLz4 => {
+                Some(Arc::new(DeltaCache::new(pages, page_size, delta_cache_bytes)?))
+            }
+        };
+        Ok(EncoderSet { kind: self, cache })
     }
 }
 
@@ -202,6 +207,15 @@ pub enum EncoderError {
     Unknown {
         /// The name, cut to 40 characters.
         name: String,
+    },
+    /// The system does not have the memory for a delta cache.
+    #[error(
+        "This system has no {bytes} bytes for a delta cache; give it a smaller size \
+         (--delta-cache, SourceOptions::delta_cache_bytes)"
+    )]
+    CacheMemory {
+        /// What it would grow to.
+        bytes: u64,
     },
     /// Left out of this build.
     #[error("Page encoder {kind} is not in this build; build with the feature lz4")]

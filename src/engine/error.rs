@@ -65,8 +65,8 @@ pub enum MigrateError {
     },
     /// The destination did not say what became of a migration.
     #[error(
-        "The destination at {target} did not say within {:.1} s what became of migration {id}; \
-         keep the guest paused and ask again",
+        "The destination at {target} did not say within {:.1} s what became of migration {id} \
+         ({last}); keep the guest paused and ask again",
         waited.as_secs_f64()
     )]
     Unanswered {
@@ -76,6 +76,8 @@ pub enum MigrateError {
         id: MigrationId,
         /// How long it was asked.
         waited: Duration,
+        /// Why the last question had no answer.
+        last: io::Error,
     },
 }
 

@@ -36,7 +36,8 @@ pub fn fuzz_deframe(data: &[u8]) {
     let whole = deframe(stream, stream.len().max(1));
     let pieces = deframe(stream, usize::from(*cut).max(1));
     assert!(whole == pieces, "frames depend on how the stream was cut");
-    let (frames, _) = whole;
+    let (frames, error) = whole;
+    error.iter().for_each(|error| check_error(error));
     let mut reader = stream;
     let mut body = Vec::new();
     for (header, expected) in &frames {
@@ -88,12 +89,23 @@ fn deframe(stream: &[u8], piece: usize) -> Frames {
 fn check_frame(header: &FrameHeader, body: &[u8]) {
     if header.kind == FrameKind::Pages {
         check_pages(header, body);
-    } else if let Ok(message) = decode_message(header, body) {
-        let again = encode_message(&message, header.channel, header.sequence)
-            .expect("what was decoded keeps the limits");
-        assert!(again[..HEADER_BYTES] == header.to_bytes(), "the same header again");
-        assert!(&again[HEADER_BYTES..] == body, "the same body again");
+        return;
     }
+    match decode_message(header, body) {
+        Ok(message) => {
+            let again = encode_message(&message, header.channel, header.sequence)
+                .expect("what was decoded keeps the limits");
+            assert!(again[..HEADER_BYTES] == header.to_bytes(), "the same header again");
+            assert!(&again[HEADER_BYTES..] == body, "the same body again");
+        }
+        Err(error) => check_error(&error),
+    }
+}
+
+/// It is told, in not too many words whatever a peer or a file says.
+fn check_error(error: &dyn std::error::Error) {
+    let text = error.to_string();
+    assert!(!text.is_empty() && text.len() < 10_000, "{} bytes of error", text.len());
 }
 
 /// One message. The first byte picks the kind, the next two channel and round; the rest is a body
@@ -110,8 +122,7 @@ pub fn fuzz_message(data: &[u8]) {
     }
 }
 
-/// One page frame of [`sample_table`]. The first byte says what was negotiated; the rest is the
-/// body.
+/// One page frame of [`sample_table`]: a byte that says nothing, then the body.
 ///
 /// # Panics
 /// If a frame that was taken breaks a rule of page frames.
@@ -136,9 +147,13 @@ fn check_pages(header: &FrameHeader, body: &[u8]) {
     let table = sample_table();
     let capabilities = [Capabilities::NONE, Capabilities::LZ4.with(Capabilities::DELTA)];
     let [without, with] = capabilities.map(|has| PageFrameView::parse(header, body, &table, has));
-    let Ok(view) = with else {
-        assert!(without.is_err(), "fewer capabilities cannot allow more");
-        return;
+    let view = match with {
+        Ok(view) => view,
+        Err(error) => {
+            check_error(&error);
+            assert!(without.is_err(), "fewer capabilities cannot allow more");
+            return;
+        }
     };
     let mut builder = PageFrameBuilder::new(table.page_size()).expect("4 KiB fits a frame");
     let (mut pages, mut bytes, mut floor) = (0, 0, 0);

@@ -4,6 +4,7 @@
 use std::io::Cursor;
 use std::time::Duration;
 
+use super::check_error;
 use crate::limits;
 use crate::trace::text::{TextError, TextHeader, TextLimits, TextReader, write_header, write_tick};
 use crate::trace::{
@@ -11,6 +12,13 @@ use crate::trace::{
     TraceWriter, WriterOptions, salvage,
 };
 use crate::units::{PageIndex, PageRun, Tick};
+
+const CODINGS: &[Coding] = &[
+    Coding::Modelled,
+    Coding::Plain,
+    #[cfg(feature = "lz4")]
+    Coding::Lz4,
+];
 
 /// A file of a few chunks with everything that a trace can hold.
 ///
@@ -44,8 +52,8 @@ pub fn sample_trace(coding: Coding) -> Vec<u8> {
 }
 
 /// A trace file. The first byte says whether CRCs are put right first, which no fuzzer finds by
-/// itself. Whatever the bytes, what is read is lawful; what can be read to its end is what
-/// salvage keeps, and comes back when it is written again.
+/// itself, and in which coding salvage writes. Whatever the bytes, what is read is lawful; what can
+/// be read to its end is what salvage keeps, and comes back when it is written again.
 ///
 /// # Panics
 /// If one of these does not hold.
@@ -57,14 +65,20 @@ pub fn fuzz_trace(data: &[u8]) {
     }
     let read = read_all(&file);
     let mut saved = Vec::new();
-    let salvaged = salvage(&file[..], &mut saved, WriterOptions::default());
-    let Ok((header, ticks)) = read else {
-        if let Ok(salvaged) = salvaged {
-            let (_, kept) = read_all(&saved).expect("what was salvaged is whole");
-            assert_eq!(kept.len() as u64, salvaged.written.ticks);
-            assert!(salvaged.good_bytes <= file.len() as u64, "within the file");
+    let coding = CODINGS[usize::from(first >> 1) % CODINGS.len()];
+    let options = WriterOptions { coding, ..WriterOptions::default() };
+    let salvaged = salvage(&file[..], &mut saved, options);
+    let (header, ticks) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            check_error(&error);
+            if let Ok(salvaged) = salvaged {
+                let (_, kept) = read_all(&saved).expect("what was salvaged is whole");
+                assert_eq!(kept.len() as u64, salvaged.written.ticks);
+                assert!(salvaged.good_bytes <= file.len() as u64, "within the file");
+            }
+            return;
         }
-        return;
     };
     let salvaged = salvaged.expect("a whole trace has a whole header");
     assert!(salvaged.reason.is_none(), "{:?}", salvaged.reason);
@@ -140,7 +154,10 @@ fn repair(file: &mut [u8]) {
 /// # Panics
 /// If one of these does not hold.
 pub fn fuzz_trace_text(data: &[u8]) {
-    let Ok((header, ticks)) = read_text(data) else { return };
+    let (header, ticks) = match read_text(data) {
+        Ok(read) => read,
+        Err(error) => return check_error(&error),
+    };
     let mut again = Vec::new();
     write_header(&mut again, &header).expect("memory takes all");
     for tick in &ticks {

@@ -274,7 +274,7 @@ mod tests {
         policy.judge(&sending(seen(moment, 3, pages), ms)).word()
     }
 
-    /// A policy that has seen its bandwidth and, 25 s ago, 2000 pages left.
+    /// A policy that has seen its bandwidth and, at 1.5 s, so many pages left.
     fn with_past(text: &str, pages: u64) -> Box<dyn StopPolicy> {
         let mut policy = parse(text).unwrap();
         for s in [0.0, 0.5, 1.0] {

@@ -13,7 +13,7 @@
 //! rule of the documents.
 //!
 //! # Differences
-//! An iteration of QEMU is a synchronisation of its bitmap, here a harvest. The policies' throttle
+//! An iteration of QEMU is a synchronisation of its bitmap, here a round. The policies' throttle
 //! (auto-converge) and compression are other plug-ins' affair; the post-copy policy is not here.
 
 use std::time::Duration;

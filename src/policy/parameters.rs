@@ -20,7 +20,7 @@ pub enum ParameterKind {
         /// Greatest value.
         max: u64,
     },
-    /// A whole number within bounds, or the word `limit` or `off` that stands for its absence.
+    /// A whole number within bounds, both inclusive, or a word that stands for its absence.
     IntegerOr {
         /// Least value.
         min: u64,
@@ -197,7 +197,7 @@ impl Values {
 
     fn get(&self, name: &str) -> Value {
         let at = self.table.iter().position(|info| info.name == name);
-        self.values[at.expect("the table and its reader are in one file and tested")]
+        self.values[at.expect("a test builds every policy from its table")]
     }
 
     /// A whole number; a kind that allows a word gives `None` for it.

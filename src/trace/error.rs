@@ -79,7 +79,7 @@ pub enum TraceError {
         /// Where.
         offset: u64,
     },
-    /// A header that cannot be written.
+    /// A header with a field that no trace may have.
     #[error("{field} of the trace is {value}; it must be {valid}")]
     Header {
         /// The field.

@@ -14,7 +14,7 @@ use super::format::{
 use super::{TickSource, TraceError, TraceHeader, TraceTick, header};
 
 /// Reads a trace from a file, or from anything that can seek. Holds one chunk (at most 64 MiB),
-/// the index (28 bytes a chunk) and the header.
+/// the index (32 bytes a chunk) and the header.
 #[derive(Debug)]
 pub struct TraceReader<R> {
     source: R,

@@ -10,7 +10,8 @@ use precopy::fuzzing::{
     sample_stream, sample_trace,
 };
 use precopy::trace::Coding;
-use precopy::wire::HEADER_BYTES;
+use precopy::units::{ChannelId, PageRun, PageSize};
+use precopy::wire::{HEADER_BYTES, PageFrameBuilder};
 
 type Target = (&'static str, fn(&[u8]));
 
@@ -44,6 +45,16 @@ fn corpora_hold() {
     }
 }
 
+/// A small page frame, so that a stream with one can be changed in all its bytes.
+fn zero_pages(pages: u64) -> Vec<u8> {
+    let mut builder = PageFrameBuilder::new(PageSize::BASE).expect("4 KiB fits a frame");
+    builder.push_zero(PageRun::from_range(0..pages)).expect("there is room");
+    let frame = builder.finish(ChannelId::CONTROL, 0, 1).expect("there are pages in it");
+    let mut bytes = vec![7];
+    frame.write_to(&mut bytes).expect("a vector takes everything");
+    bytes
+}
+
 /// Every seed as it should be, cut, and with a flipped bit. Writes into the source tree, so only
 /// when asked to: `PRECOPY_WRITE_SEEDS=1 cargo test --test it write_seeds`, when the wire changes.
 #[test]
@@ -70,6 +81,7 @@ fn write_seeds() {
         &[10, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
     ];
     seeds.push(("pages", "zeros".into(), zeros.concat()));
+    seeds.extend([1, 40].map(|pages| ("deframe", format!("zeros-{pages}"), zero_pages(pages))));
     for (number, target) in ["source_session", "destination_session"].into_iter().enumerate() {
         for seed in 0..8u32 {
             let mut word = seed * 2 + u32::try_from(number).expect("0 or 1");
@@ -77,7 +89,13 @@ fn write_seeds() {
                 word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 word.to_be_bytes()[0]
             });
-            seeds.push((target, format!("random-{seed}"), bytes.collect()));
+            let bytes: Vec<u8> = bytes.collect();
+            // Its driver does what a good one would: such runs get to the end.
+            if seed < 3 {
+                let helped = bytes.iter().map(|byte| byte | 128).collect();
+                seeds.push((target, format!("helped-{seed}"), helped));
+            }
+            seeds.push((target, format!("random-{seed}"), bytes));
         }
     }
     seeds.push(("lz4", "page".into(), b"words and words and words".repeat(40)));

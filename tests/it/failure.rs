@@ -306,6 +306,7 @@ fn in_doubt_until_asked_later() {
         drop(receiver);
         let error = settle(&mut again, id, Duration::from_millis(300)).unwrap_err();
         assert_eq!(error.may_run_here(), MayRunHere::Unknown);
+        assert!(error.to_string().contains("(Connection refused"), "{error}");
     });
     assert_eq!(leftovers().1, 0);
 }

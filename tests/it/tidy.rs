@@ -95,8 +95,7 @@ impl Source {
     /// Whether the whole file serves tests.
     fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap_or("");
-        ["/tests/", "/conformance/"].iter().any(|folder| self.path.contains(folder))
-            || self.path.starts_with("tests/")
+        ["tests/", "/conformance/"].iter().any(|folder| self.path.contains(folder))
             || ["tests.rs", "test_child.rs", "conformance.rs"].iter().any(|end| name.ends_with(end))
     }
 

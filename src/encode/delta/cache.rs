@@ -61,9 +61,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use zerocopy::{AllocError, FromZeros};
 
 use super::delta;
 use super::lines::Lines;
+use crate::encode::EncoderError;
 use crate::units::{PageIndex, PageRun, PageSize};
 
 /// Parts with a lock of their own, at most. Channels work on pages far apart or, at worst, go
@@ -132,8 +134,10 @@ pub struct DeltaCache {
 impl DeltaCache {
     /// For a guest of `pages` pages, in up to `bytes` bytes (at least those of a page, at most
     /// those of the guest).
-    #[must_use]
-    pub fn new(pages: u64, page_size: PageSize, bytes: u64) -> Self {
+    ///
+    /// # Errors
+    /// [`EncoderError::CacheMemory`] if the system does not have as much.
+    pub fn new(pages: u64, page_size: PageSize, bytes: u64) -> Result<Self, EncoderError> {
         let page_bytes = u64::from(page_size.bytes_u32());
         let bytes = bytes.clamp(page_bytes, pages.max(1).saturating_mul(page_bytes));
         let printed = |line: &u64| pages.saturating_mul(page_bytes / line * 8);
@@ -142,15 +146,18 @@ impl DeltaCache {
         let room = (bytes - prints) >> page_size.log2();
         let count = (room / SHARD_PAGES_MIN).clamp(1, SHARDS_MAX);
         let own_pages = PageIndex::new(pages.div_ceil(count)).as_usize();
+        let limit_bytes = (room << page_size.log2()) + prints;
+        let refused = |AllocError| EncoderError::CacheMemory { bytes: limit_bytes };
+        can_hold(limit_bytes.saturating_add(pages.saturating_mul(2))).map_err(refused)?;
         let seed = RandomState::new().hash_one(pages);
         let shard = |shard: u64| {
             let own = PageIndex::new(room / count + u64::from(shard < room % count)).as_usize();
             let line = line.map(|line| PageIndex::new(line).as_usize());
             let lines = line.map(|line| Lines::new(own_pages, page_size.bytes(), line, seed));
-            Mutex::new(Shard::new(own_pages, own, lines, page_size))
+            Ok(Mutex::new(Shard::new(own_pages, own, lines.transpose()?, page_size)?))
         };
-        let limit_bytes = (room << page_size.log2()) + prints;
-        Self { shards: (0..count).map(shard).collect(), page_size, limit_bytes }
+        let shards = (0..count).map(shard).collect::<Result<_, _>>().map_err(refused)?;
+        Ok(Self { shards, page_size, limit_bytes })
     }
 
     /// Sums over all channels so far.
@@ -196,6 +203,18 @@ impl DeltaCache {
         let shard = PageIndex::new((page.get() + turn) % count).as_usize();
         (&self.shards[shard], PageIndex::new(group).as_usize())
     }
+}
+
+/// Asks for all of the memory at once, and gives it back. Each part is small, and most of them are
+/// touched much later: the system would promise more of them than it has, and end this process
+/// together with the guest when it must keep its word.
+fn can_hold(bytes: u64) -> Result<(), AllocError> {
+    let bytes = usize::try_from(bytes).map_err(|_| AllocError)?;
+    let mut all = Vec::<u8>::new();
+    all.try_reserve_exact(bytes).map_err(|_| AllocError)?;
+    // Else a compiler may leave out what nobody uses.
+    std::hint::black_box(&mut all);
+    Ok(())
 }
 
 /// Whoever panicked while it held the lock has ended the attempt.
@@ -268,20 +287,25 @@ struct Shard {
 }
 
 impl Shard {
-    fn new(pages: usize, room: usize, lines: Option<Lines>, page_size: PageSize) -> Self {
-        Self {
+    fn new(
+        pages: usize,
+        room: usize,
+        lines: Option<Lines>,
+        page_size: PageSize,
+    ) -> Result<Self, AllocError> {
+        Ok(Self {
             room,
             kept: Vec::new(),
             places: HashMap::new(),
             lines,
-            sent: vec![0; pages],
+            sent: u16::new_vec_zeroed(pages)?,
             pages: 0,
             clock: 0,
             tick: (room as u64 / 8).max(4),
             saves: page_size.bytes_u32() / 2,
             dice: 1,
             stats: DeltaStats::default(),
-        }
+        })
     }
 
     fn send(&mut self, page: usize, bytes: &[u8], out: &mut Vec<u8>) -> bool {

@@ -2,6 +2,7 @@
 //! Fingerprints of lines: which parts of a page have changed, in a small part of its memory.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+use zerocopy::{AllocError, FromZeros};
 
 use super::{framed, runs};
 
@@ -19,9 +20,15 @@ pub(super) struct Lines {
 
 impl Lines {
     /// For so many pages of so many bytes, with lines of `line` bytes.
-    pub(super) fn new(pages: usize, page_bytes: usize, line: usize, seed: u64) -> Self {
+    pub(super) fn new(
+        pages: usize,
+        page_bytes: usize,
+        line: usize,
+        seed: u64,
+    ) -> Result<Self, AllocError> {
         let count = page_bytes / line;
-        Self { line, count, seed, prints: vec![0; pages * count] }
+        let prints = u64::new_vec_zeroed(pages.saturating_mul(count))?;
+        Ok(Self { line, count, seed, prints })
     }
 
     /// Bytes of a page's fingerprints.

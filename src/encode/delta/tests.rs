@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::encode::conformance::{check_history, check_hostile};
-use crate::encode::{EncoderKind, decoder, decoder_capabilities};
+use crate::encode::{EncoderError, EncoderKind, decoder, decoder_capabilities};
 use crate::units::PageSize;
 
 const PAGE: usize = 4096;
@@ -16,9 +16,13 @@ fn index(page: u64) -> PageIndex {
     PageIndex::new(page)
 }
 
+fn made(pages: u64, page_size: PageSize, bytes: u64) -> DeltaCache {
+    DeltaCache::new(pages, page_size, bytes).expect("a small one")
+}
+
 /// Too small for fingerprints: copies only.
 fn cache(pages: u64, kept: u64) -> Arc<DeltaCache> {
-    Arc::new(DeltaCache::new(pages.max(kept * 33), PageSize::BASE, kept << 12))
+    Arc::new(made(pages.max(kept * 33), PageSize::BASE, kept << 12))
 }
 
 fn encoder(cache: &Arc<DeltaCache>) -> DeltaEncoder<crate::encode::RawEncoder> {
@@ -61,7 +65,7 @@ fn a_page_gains_from_its_third_time_on() {
     assert_eq!(kinds, [Raw, Raw, Delta, Delta, Delta]);
     assert_eq!((stats.hits, stats.misses, stats.admitted, stats.copies), (3, 1, 1, 1));
     // With fingerprints from its second; a copy is there from the second on, too.
-    let cache = Arc::new(DeltaCache::new(640, PageSize::BASE, 640 << 10));
+    let cache = Arc::new(made(640, PageSize::BASE, 640 << 10));
     let (kinds, stats) = kinds_of(&cache, &versions.map(Clone::clone));
     assert_eq!(kinds, [Raw, Delta, Delta, Delta, Delta]);
     assert_eq!((stats.line_hits, stats.hits, stats.misses), (1, 3, 0));
@@ -87,7 +91,7 @@ fn a_page_that_went_as_zeros_is_forgotten() {
     use PageKind::{Delta, Raw, Zero};
     assert_eq!(kinds, [Raw, Raw, Zero, Raw, Raw, Delta]);
     assert_eq!((stats.forgotten, stats.admitted, stats.copies), (1, 2, 1));
-    let cache = Arc::new(DeltaCache::new(640, PageSize::BASE, 640 << 10));
+    let cache = Arc::new(made(640, PageSize::BASE, 640 << 10));
     let (kinds, _) = kinds_of(&cache, &versions);
     assert_eq!(kinds, [Raw, Delta, Zero, Raw, Delta, Delta]);
 }
@@ -203,7 +207,7 @@ proptest! {
         kept in 1u64..50,
         share in 0u64..34,
     ) {
-        let small = DeltaCache::new(60, PageSize::BASE, (60 << 12) / share.max(1));
+        let small = made(60, PageSize::BASE, (60 << 12) / share.max(1));
         let cache = if share == 0 { cache(60, kept) } else { Arc::new(small) };
         let mut channels = [encoder(&cache), encoder(&cache)];
         let mut pages: HashMap<u64, Vec<u8>> = HashMap::new();
@@ -239,7 +243,7 @@ proptest! {
 fn fingerprints_take_half_of_the_cache_at_most() {
     for (share, body) in [(1, 64), (4, 64), (5, 128), (8, 128), (9, 256), (16, 256), (32, 512)] {
         let (pages, bytes) = (6400, (6400 << 12) / share);
-        let cache = DeltaCache::new(pages, PageSize::BASE, bytes);
+        let cache = made(pages, PageSize::BASE, bytes);
         let limit = cache.stats().cache_limit_bytes;
         assert!(limit <= bytes && limit > bytes - (1 << 12), "{limit} of {bytes}");
         let mut out = Vec::new();
@@ -249,16 +253,28 @@ fn fingerprints_take_half_of_the_cache_at_most() {
         let prints = 4096 / body as u64 * 8;
         assert_eq!(cache.stats().cache_bytes, prints + 4096);
     }
-    let cache = DeltaCache::new(6400, PageSize::BASE, (6400 << 12) / 33);
+    let cache = made(6400, PageSize::BASE, (6400 << 12) / 33);
     assert!(!cache.send(index(9), &noise(1), &mut Vec::new()));
     assert!(!cache.send(index(9), &noise(1), &mut Vec::new()), "too small for fingerprints");
+}
+
+/// More than any address space has: an error that says so, where a plain allocation would end the
+/// process and its guest.
+#[test]
+fn a_cache_that_no_system_can_hold_is_refused() {
+    let largest = PageSize::new(1 << 30).unwrap();
+    for bytes in [u64::MAX, 1 << 50] {
+        let refused = EncoderKind::Delta.set(1 << 32, largest, bytes).unwrap_err();
+        assert!(matches!(refused, EncoderError::CacheMemory { bytes: of } if of <= bytes));
+        assert!(refused.to_string().contains("--delta-cache"), "{refused}");
+    }
 }
 
 /// A page that has given way to another one is still known by its lines.
 #[test]
 fn who_leaves_gets_fingerprints_again() {
     // Room for 40 copies.
-    let cache = Arc::new(DeltaCache::new(640, PageSize::BASE, 80 << 12));
+    let cache = Arc::new(made(640, PageSize::BASE, 80 << 12));
     let mut encoder = encoder(&cache);
     let mut sends = Vec::new();
     for round in 0..40u64 {

@@ -116,13 +116,15 @@ pub fn settle(
     loop {
         let left = timeout.saturating_sub(began.elapsed());
         let once = left.min(ASK_TIMEOUT).max(Duration::from_millis(10));
-        match ask(connector, migration_id, once) {
+        let last = match ask(connector, migration_id, once) {
             Ok(fate) => return Ok(fate),
-            Err(error) => tracing::debug!(%error, "The destination could not be asked"),
-        }
-        if began.elapsed() + ASK_INTERVAL >= timeout {
-            let (target, waited) = (connector.target(), began.elapsed());
-            return Err(MigrateError::Unanswered { target, id: migration_id, waited });
+            Err(error) => error,
+        };
+        tracing::debug!(error = %last, "The destination could not be asked");
+        let waited = began.elapsed();
+        if waited + ASK_INTERVAL >= timeout {
+            let target = connector.target();
+            return Err(MigrateError::Unanswered { target, id: migration_id, waited, last });
         }
         thread::sleep(ASK_INTERVAL);
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{ACTIONS_MAX, Dice, PAGES, table};
-use crate::policy::{Observation, StopPolicy, Verdict};
+use crate::policy::{Observation, StopPolicy, StrategySpec, Verdict};
 use crate::session::{
-    BatchCounts, SourceAction, SourceConfig, SourceInput, SourcePhase, SourceSession,
+    BatchCounts, Shadow, SourceAction, SourceConfig, SourceInput, SourcePhase, SourceSession,
 };
 use crate::units::{ChannelId, MigrationId, Throttle, Tick};
 use crate::wire::{Capabilities, Digest, Fate, Message, RoundCounts};
@@ -50,12 +50,22 @@ pub fn fuzz_source_session(data: &[u8]) {
     fuzz_source(data);
 }
 
+/// A strategy that is judged beside the acting one.
+fn shadow(text: &str) -> Shadow {
+    let strategy = StrategySpec::parse(text).expect("the name of a strategy").build();
+    Shadow { text: text.to_owned(), strategy }
+}
+
 pub(super) fn fuzz_source(data: &[u8]) -> SourceWatch {
     let mut dice = Dice(data);
     let mut config = SourceConfig::new(MigrationId::new(1), table());
     config.channels = 1 + dice.byte() % 4;
     config.batch_pages = 1 + u32::from(dice.byte() % 32);
-    config.verify = dice.flag();
+    let bits = dice.byte();
+    config.verify = bits & 1 == 1;
+    if bits & 2 == 2 {
+        config.shadows = ["qemu", "renewal+cold-first"].map(shadow).into();
+    }
     config.tracker_rearms = dice.flag();
     config.peek_window_pages = u64::from(dice.byte());
     let whims = (0..dice.byte() % 32).map(|_| dice.byte()).collect();

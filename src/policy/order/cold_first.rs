@@ -169,7 +169,7 @@ impl ColdFirst {
     }
 
     /// Finds the owed pages that have been quiet for so long that their class is not theirs any
-    /// more. A class is looked through about as often as its pages would be reported.
+    /// more. A class is looked through once in four times the mean of its pages.
     fn age(&mut self, now_ms: u32) {
         let mut grown: Vec<(usize, usize)> = Vec::new();
         for class in 0..CLASSES - AGE_OCTAVES {

@@ -2,8 +2,8 @@
 //! By rising write count: in each round the pages come first that the fewest harvests reported, so
 //! that those which are written most often are sent last and stay clean for longest.
 //!
-//! Counts up to 8 are told apart; above, half octaves are one class, sent by address. 7 bytes a
-//! page at most.
+//! Counts below 8 are told apart; from there on half octaves are one class, sent by address.
+//! 7 bytes a page at most.
 
 use std::time::Duration;
 

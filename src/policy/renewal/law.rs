@@ -67,7 +67,7 @@ impl Law {
         let mut taken = vec![None; count];
         // Where a descent from each moment lands.
         let mut lands = vec![None; count];
-        let (mut sum, mut cut_off) = (Wait::default(), 0.0);
+        let (mut sum, mut waits, mut cut_off) = (Wait::default(), 0.0, 0.0);
         for at in (0..count).rev() {
             let next = (at + 1 < count).then_some(at + 1);
             lands[at] = next.and_then(|next| {
@@ -85,18 +85,17 @@ impl Law {
                 Some(end) => {
                     sum.residual_ms += ms(end);
                     sum.seconds += time(at, end);
-                    sum.weight += 1.0;
+                    waits += 1.0;
                 }
                 None => cut_off += time(at, count - 1),
             }
         }
-        if sum.weight == 0.0 {
+        if waits == 0.0 {
             return None;
         }
         // A wait that was cut off after t takes t and the mean again.
-        #[expect(clippy::cast_precision_loss, reason = "a count below 5000")]
-        let seconds = (sum.seconds + cut_off) / sum.weight.min(count as f64);
-        Some(Wait { residual_ms: sum.residual_ms / sum.weight, seconds, weight: 1.0 })
+        let seconds = (sum.seconds + cut_off) / waits;
+        Some(Wait { residual_ms: sum.residual_ms / waits, seconds })
     }
 
     /// Whether the lowest residual of the later half of the last `span` is lower, by more than a
@@ -181,15 +180,13 @@ impl Law {
     }
 }
 
-/// Means over waits.
+/// A sum or a mean over waits.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 struct Wait {
     /// The residual that was taken.
     residual_ms: f64,
     /// How long it took to come.
     seconds: f64,
-    /// Over how many.
-    weight: f64,
 }
 
 /// How an entry below the reservation is taken.

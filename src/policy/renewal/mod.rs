@@ -101,18 +101,18 @@ pub struct Renewal {
     /// of the law.
     watched: Duration,
     watched_at: Option<Tick>,
+    /// The throttle under which that was.
+    throttle: Throttle,
     /// Whether the pre-flight's model has settled, and its last residual.
     settled: bool,
     preflight_last: Duration,
-    /// The throttle under which that was.
-    throttle: Throttle,
     /// The level in force, in milliseconds, and how to take it; and when it was computed.
     reservation: Option<(f64, Taken)>,
-    settled_at: Option<Tick>,
+    computed_at: Option<Tick>,
 }
 
 /// How often levels are computed anew.
-const SETTLE: Duration = Duration::from_millis(500);
+const COMPUTE_EVERY: Duration = Duration::from_millis(500);
 /// Time over which a trend is looked for.
 const TREND: Duration = Duration::from_millis(400);
 /// A residual that is always good enough: no wait wins more.
@@ -134,11 +134,11 @@ impl Renewal {
             descent: Descent::from_values(values),
             watched: Duration::ZERO,
             watched_at: None,
+            throttle: Throttle::NONE,
             settled: false,
             preflight_last: Duration::ZERO,
-            throttle: Throttle::NONE,
             reservation: None,
-            settled_at: None,
+            computed_at: None,
         }
     }
 
@@ -166,8 +166,8 @@ impl Renewal {
         if self.watched < self.warmup {
             return None;
         }
-        if self.settled_at.is_none_or(|at| now.since(at) >= SETTLE) {
-            self.settled_at = Some(now);
+        if self.computed_at.is_none_or(|at| now.since(at) >= COMPUTE_EVERY) {
+            self.computed_at = Some(now);
             let gain = self.descent.gain();
             let hope = if hopeless { 0.0 } else { self.hope };
             // How often something lower still is hoped for falls with all the time watched.

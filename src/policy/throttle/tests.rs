@@ -141,7 +141,8 @@ fn stun_brings_the_dirty_rate_below_the_rate_of_sending() {
     assert_eq!(run.harvest(1000, 10, 100), 0);
     assert_eq!(run.harvest(1000, 90_000, 100), 95, "never more than max_percent");
     run.seen.round_bandwidth_bytes_per_s = None;
-    assert_eq!(Played::new("stun").harvest(1000, 0, 0), 0);
+    assert_eq!(run.harvest(1000, 10, 100), 95, "nothing is judged without a bandwidth");
+    assert_eq!(Played::new("stun").harvest(1000, 0, 0), 0, "a guest that writes nothing");
 }
 
 #[test]
@@ -153,7 +154,8 @@ fn soft_landing_throttles_at_a_low_for_a_moment() {
         run.seen.residual_wire_bytes = residual_mb * 1_000_000;
         run.harvest(50, 1, 5)
     };
-    assert_eq!([30, 25, 21].map(&mut at), [0, 0, 0], "further away than it reaches");
+    assert_eq!([40, 30, 25].map(&mut at), [0, 0, 0], "of so few none is known to be low");
+    assert_eq!(at(21), 0, "at a low, further away than it reaches");
     assert_eq!(at(22), 0, "not at a low");
     assert_eq!(at(20), 95, "at a low, within reach");
     assert_eq!([19, 9].map(&mut at), [95, 0], "for 100 ms");

@@ -15,6 +15,8 @@ pub struct Touched {
 }
 
 const TIDY_FROM: usize = 1 << 16;
+#[expect(clippy::cast_possible_truncation, reason = "2^22")]
+const RUNS_MAX: usize = limits::TRACE_TICK_RUNS_MAX as usize;
 
 impl Touched {
     pub(super) fn begin(&mut self, pages: u64) {
@@ -62,21 +64,17 @@ impl Touched {
             }
             joined
         });
+        if let Some(&(_, end)) = self.ranges.get(RUNS_MAX..).and_then(|beyond| beyond.last()) {
+            self.ranges.truncate(RUNS_MAX);
+            self.ranges[RUNS_MAX - 1].1 = end;
+        }
     }
 
-    /// The pages as runs: ascending, not touching. More runs than a trace can hold are joined
-    /// from the last one on; no guest of this size and tick writes that many.
+    /// The pages as runs: ascending, not touching. Where there are more runs than a trace can
+    /// hold, those beyond are made one, with the pages in between: more than was written.
     pub(super) fn finish(&mut self, into: &mut Vec<PageRun>) {
         self.tidy();
         into.clear();
-        let most = usize::try_from(limits::TRACE_TICK_RUNS_MAX).unwrap_or(usize::MAX);
-        if self.ranges.len() > most {
-            let end = self.ranges.last().map_or(0, |last| last.1);
-            self.ranges.truncate(most);
-            if let Some(last) = self.ranges.last_mut() {
-                last.1 = end;
-            }
-        }
         into.extend(self.ranges.iter().map(|&(start, end)| PageRun::from_range(start..end)));
     }
 }

@@ -27,7 +27,6 @@ mod receive;
 mod send;
 mod shadows;
 mod show;
-mod signals;
 mod simulate;
 mod site;
 mod source;
@@ -42,7 +41,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Args, Command};
-use exit::Exit;
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
@@ -63,5 +61,5 @@ fn main() -> ExitCode {
         Command::CopySink(args) => bench::copy::sink(&args),
         Command::Host(args) => paper::host(&args),
     };
-    out::finish(result.unwrap_or_else(|error| Exit::report(&error))).into()
+    out::finish(result.unwrap_or_else(|error| exit::report(&error))).into()
 }

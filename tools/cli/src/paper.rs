@@ -6,6 +6,7 @@ mod live;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use command::Stop;
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::paper::experiments::{self, Options};
 use lab::paper::pool::Watch;
@@ -15,7 +16,6 @@ use webvm::site::SiteConfig;
 
 use crate::args::{Experiment, HostArgs, PaperArgs};
 use crate::exit::{Exit, usage};
-use crate::signals::Stop;
 use crate::{document, system};
 
 /// Shows how far the runs have come, and passes Ctrl-C on.

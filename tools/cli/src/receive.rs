@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::Context;
+use command::Stop;
 use precopy::engine::{
     DestinationOptions, EngineEvent, GuestFactory, MigrateError, ReceivedGuest, Receiver,
 };
@@ -19,7 +20,6 @@ use crate::args::{ListenArgs, ReceiveArgs};
 use crate::exit::{Exit, usage};
 use crate::lines::{Audit, Line};
 use crate::progress::bar;
-use crate::signals::Stop;
 use crate::system::Resident;
 use crate::{document, guest, show};
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use command::Stop;
 use precopy::engine::settle;
 use precopy::guest::GuestControl;
 use precopy::report::{DestinationReport, GuestStall, Outcome, Report};
@@ -17,7 +18,6 @@ use crate::exit::Exit;
 use crate::lines::Audit;
 use crate::plan::{GuestPlan, MEMORY_BYTES, MigrationPlan};
 use crate::progress::Show;
-use crate::signals::Stop;
 use crate::source::Source;
 use crate::{advice, ask, document, show};
 
@@ -149,17 +149,16 @@ fn after(
     report: &Report,
     stop: &Stop,
 ) -> anyhow::Result<Exit> {
+    // Ctrl-C from now on ends the guest, and says nothing of the migration any more.
+    let exit = Exit::after(report.outcome, stop.requests() > 0);
     match report.outcome {
-        Outcome::HandedOver => Ok(Exit::Done),
-        Outcome::SourceKeepsRunning => {
-            let exit = if stop.requests() > 0 { Exit::Cancelled } else { Exit::Kept };
-            if args.after_failure == AfterFailure::Run {
-                goes_on(args, source, stop);
-            }
-            Ok(exit)
+        Outcome::InDoubt => return in_doubt(args, source, report, stop),
+        Outcome::SourceKeepsRunning if args.after_failure == AfterFailure::Run => {
+            goes_on(args, source, stop);
         }
-        Outcome::InDoubt => in_doubt(args, source, report, stop),
+        Outcome::SourceKeepsRunning | Outcome::HandedOver => {}
     }
+    Ok(exit)
 }
 
 fn goes_on(args: &SendArgs, source: &Source, stop: &Stop) {

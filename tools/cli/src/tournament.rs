@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
+use command::Stop;
 use indicatif::ProgressBar;
 use lab::paper::pool::Watch;
 use lab::tournament::input::{self, Input};
@@ -24,7 +25,6 @@ use crate::args::{PlanName, TournamentArgs};
 use crate::document;
 use crate::exit::{Exit, usage};
 use crate::progress::bar;
-use crate::signals::Stop;
 
 /// Largest plan that is read, in bytes.
 const PLAN_BYTES_MAX: u64 = plan::PLAN_BYTES_MAX as u64 + 1;

@@ -6,9 +6,10 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser;
+use command::Exit;
 
 use cli::args::{Args, Command};
-use cli::{Exit, demo, host};
+use cli::{demo, host};
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
@@ -20,5 +21,5 @@ fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         Exit::Failed
     });
-    ExitCode::from(exit as u8)
+    exit.into()
 }

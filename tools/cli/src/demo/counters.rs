@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use command::Stop;
 use precopy::report::{DestinationReport, GuestStall, Outcome};
 
 use crate::args::DemoArgs;
@@ -13,7 +14,6 @@ use crate::peer::Peer;
 use crate::plan::{GuestPlan, MEMORY_BYTES, MigrationPlan};
 use crate::progress::Show;
 use crate::send::{Document, GuestFacts, warn};
-use crate::signals::Stop;
 use crate::source::Source;
 use crate::{advice, document, show, system};
 
@@ -89,9 +89,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
         (Outcome::HandedOver, Some(audit)) if audit.clean => Exit::Done,
         (Outcome::HandedOver, Some(audit)) => anyhow::bail!("The guest was harmed: {}", audit.text),
         (Outcome::HandedOver, None) => anyhow::bail!("The destination did not audit the guest"),
-        (Outcome::InDoubt, _) => Exit::InDoubt,
-        (Outcome::SourceKeepsRunning, _) if stop.requests() > 0 => Exit::Cancelled,
-        (Outcome::SourceKeepsRunning, _) => Exit::Kept,
+        (outcome, _) => Exit::after(outcome, stop.requests() > 0),
     };
     Ok(exit.and_written(events).and_written(written))
 }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use command::Stop;
 use lab::live::{LiveEvent, LiveMigration, LiveOptions, LiveRun};
 use lab::paper::figures as draw;
 use lab::paper::live as figures;
@@ -20,7 +21,6 @@ use crate::paper::{machine, parameter, site_parameters};
 use crate::plan::MEMORY_BYTES;
 use crate::progress::Show;
 use crate::send::warn;
-use crate::signals::Stop;
 use crate::spectator::Spectator;
 use crate::{advice, document, shadows, show, system};
 

@@ -9,6 +9,7 @@ mod table;
 
 use std::time::{Duration, Instant};
 
+use command::Stop;
 use lab::live::{LiveMigration, LiveRun};
 use lab::paper::live as figures;
 use lab::paper::{Ran, RunError};
@@ -21,7 +22,6 @@ use self::plan::LivePlan;
 use super::{TITLE, machine, parameter, publish, site_parameters};
 use crate::args::{Experiment, PaperArgs};
 use crate::exit::Exit;
-use crate::signals::Stop;
 use crate::spectator::Spectator;
 use crate::{document, show};
 

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use command::Stop;
 use lab::predict::WwsCurve;
 use precopy::bitmap::DenseBitmap;
 use precopy::memory::PageReader;
@@ -11,7 +12,6 @@ use crate::args::{PredictArgs, TrackerName};
 use crate::exit::usage;
 use crate::plan::{GuestPlan, MEMORY_BYTES};
 use crate::show;
-use crate::signals::Stop;
 use crate::source::Source;
 
 /// Time from one harvest to the next.

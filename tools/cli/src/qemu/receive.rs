@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use command::Stop;
 use precopy::engine::{CreatedGuest, MigrateError, ReceivedGuest, Receiver};
 use precopy::guest::GuestError;
 use precopy::report::DestinationReport;
@@ -20,7 +21,6 @@ use super::guard;
 use crate::args::QemuReceiveArgs;
 use crate::exit::Exit;
 use crate::lines::Line;
-use crate::signals::Stop;
 use crate::system::Resident;
 use crate::{document, receive};
 

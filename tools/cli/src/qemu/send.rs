@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use command::Stop;
 use precopy::engine::{self, SourceParts};
 use precopy::report::{Outcome, Report};
 use precopy::transport::{TcpConnector, TcpOptions};
@@ -20,7 +21,6 @@ use crate::exit::{Exit, usage};
 use crate::plan::MigrationPlan;
 use crate::progress::Show;
 use crate::send::{Document, GuestFacts, warn};
-use crate::signals::Stop;
 use crate::{advice, document, show};
 
 /// Runs the command.

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use command::Stop;
 use precopy::bitmap::DenseBitmap;
 use precopy::dirty::{DirtyTracker, PagemapTracker, ProcessTracker};
 use precopy::limits;
@@ -26,7 +27,6 @@ use super::{file, record};
 use crate::args::{ProcessArgs, RecordArgs};
 use crate::exit::{Exit, usage};
 use crate::show;
-use crate::signals::Stop;
 
 const PAGE: usize = 4096;
 /// How often the mappings are looked at again because some have gone meanwhile.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use command::Stop;
 use lab::live::{Link, LiveOptions, RecordOptions};
 use precopy::bitmap::DenseBitmap;
 use precopy::guest::GuestControl;
@@ -19,7 +20,6 @@ use super::file;
 use crate::args::{GuestArgs, RecordArgs, RecordGuest, TrackerName, untouched};
 use crate::exit::{Exit, usage};
 use crate::plan::{GuestPlan, MEMORY_BYTES};
-use crate::signals::Stop;
 use crate::spectator::Spectator;
 use crate::{progress, show, site, source, system};
 

@@ -8,12 +8,10 @@ use kvmguest::{GuestConfig, Tracking};
 use precopy::engine::SourceOptions;
 use precopy::policy::{Guards, StrategySpec};
 
-use super::EXIT_HELP;
-
 /// Runs a small 64-bit guest on KVM and migrates it live between processes. The guest checks itself
 /// as it runs, and every word of its memory is compared with what it must hold.
 #[derive(Parser, Debug)]
-#[command(name = "kvmguest", version, after_help = EXIT_HELP)]
+#[command(name = "kvmguest", version, after_help = command::HELP)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::Context;
+use command::Exit;
 
-use super::Exit;
 use super::args::DemoArgs;
 use super::host;
 use super::lines::{Line, say};

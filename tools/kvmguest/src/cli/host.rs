@@ -4,19 +4,17 @@
 use std::io::IsTerminal;
 
 use anyhow::Context;
+use command::{Exit, Stop};
 use indicatif::ProgressBar;
 use kvmguest::SharedGuest;
 use precopy::engine::{CancelToken, DestinationOptions, EngineEvent, MigrateError, Receiver};
 use precopy::guest::GuestControl;
-use precopy::report::Outcome;
 use precopy::session::SessionEvent;
 use precopy::transport::{TcpConnector, TcpListener, TcpOptions};
 use precopy::wire::Hello;
 
-use super::Exit;
 use super::args::{MigrationArgs, ReceiveArgs, RunArgs, SendArgs, StartArgs};
 use super::lines::{Audit, Line, say};
-use super::stop::Stop;
 
 /// Runs the command.
 pub(crate) fn send(args: &SendArgs) -> anyhow::Result<Exit> {
@@ -28,7 +26,7 @@ pub(crate) fn send(args: &SendArgs) -> anyhow::Result<Exit> {
 pub(crate) fn start(args: &StartArgs) -> anyhow::Result<(SharedGuest, Stop)> {
     // What is wrong with them is said before anything is begun.
     args.migration.options()?;
-    let (config, stop) = (args.guest.config()?, Stop::install(false)?);
+    let (config, stop) = (args.guest.config()?, Stop::install()?);
     let text = config.to_string();
     let mut guest = SharedGuest::start(config, args.migration.tracker.tracking())
         .context("No guest can run here; is /dev/kvm there, and may this user open it?")?;
@@ -40,7 +38,10 @@ pub(crate) fn start(args: &StartArgs) -> anyhow::Result<(SharedGuest, Stop)> {
 
 /// Runs the command.
 pub(crate) fn receive(args: &ReceiveArgs) -> anyhow::Result<Exit> {
-    let stop = Stop::install(args.stop_at_eof)?;
+    let stop = Stop::install()?;
+    if args.stop_at_eof {
+        stop.at_end_of_input()?;
+    }
     args.migration.options()?;
     let listener = TcpListener::bind(&args.listen, TcpOptions::default())
         .with_context(|| format!("Could not listen on {}; is the port taken?", args.listen))?;
@@ -78,7 +79,7 @@ pub(crate) fn run_and_pass_on(
     run: &RunArgs,
     stop: &Stop,
 ) -> anyhow::Result<Exit> {
-    stop.wait(run.run_for);
+    stop.wait(0, Some(run.run_for));
     check(guest, run)?;
     let Some(to) = to.filter(|_| !stop.token().is_cancelled()) else {
         let steps = guest.progress();
@@ -86,7 +87,7 @@ pub(crate) fn run_and_pass_on(
         return Ok(Exit::Done);
     };
     let exit = migrate(guest, to, migration, run.json, stop.token())?;
-    if exit != Exit::Done && exit != Exit::InDoubt {
+    if matches!(exit, Exit::Kept | Exit::Cancelled) {
         check(guest, run)?;
     }
     Ok(exit)
@@ -120,19 +121,13 @@ fn migrate(
     let report = report.with_context(|| {
         format!("Nothing was begun and the guest is unharmed; is `kvmguest receive` at {to}?")
     })?;
-    let exit = match report.outcome {
-        Outcome::HandedOver => Exit::Done,
-        Outcome::InDoubt => {
-            let id = report.migration_id;
-            eprintln!("The destination may run the guest, which ends here. To ask it:");
-            eprintln!("  precopy ask --to {to} --id {id}");
-            Exit::InDoubt
-        }
-        Outcome::SourceKeepsRunning if cancel.is_cancelled() => Exit::Cancelled,
-        Outcome::SourceKeepsRunning => Exit::Kept,
-    };
-    say(&Line::Sent { report: Box::new(report) }, json)?;
-    Ok(exit)
+    let exit = Exit::after(report.outcome, cancel.is_cancelled());
+    if exit == Exit::InDoubt {
+        let id = report.migration_id;
+        eprintln!("The destination may run the guest, which ends here. To ask it:");
+        eprintln!("  precopy ask --to {to} --id {id}");
+    }
+    Ok(exit.and_written(say(&Line::Sent { report: Box::new(report) }, json)))
 }
 
 /// Compares all memory with what it must hold.

@@ -15,6 +15,8 @@ use crate::stats::{aggregate, hurst, index_of_dispersion, summary};
 const WINDOWS_MS: [u64; 9] = [10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 60_000];
 /// Pages whose records are allocated together: those of guests that are mostly idle are few.
 const BLOCK: usize = 1 << 14;
+/// Most bins of a series, 128 MiB: 46 hours of the finest ones. The length is what a file says.
+const BINS_MAX: u64 = 1 << 24;
 /// Bins of the plot.
 const PLOT_BINS: usize = 60;
 
@@ -304,12 +306,15 @@ impl Builder {
         fitting.map(point).collect()
     }
 
-    /// Page events in successive bins; what does not fill the last one is dropped.
+    /// Page events in successive bins; what does not fill the last one is dropped. None at all if
+    /// there would be more than [`BINS_MAX`].
     fn bins(&self, bin: Duration) -> Vec<f64> {
         let bin_ns = u64::try_from(bin.as_nanos()).unwrap_or(u64::MAX).max(1);
         let end = self.counts.last().map_or(0, |last| last.0);
         // Recorders are late by a little: a tick counts where most of it lies.
-        let mut bins = vec![0.0; usize::try_from((end + bin_ns / 50) / bin_ns).unwrap_or(0)];
+        let count = end.saturating_add(bin_ns / 50) / bin_ns;
+        let count = if count > BINS_MAX { 0 } else { count };
+        let mut bins = vec![0.0; usize::try_from(count).unwrap_or(0)];
         let mut before = 0;
         for &(end, pages) in &self.counts {
             let middle = before + (end - before) / 2;
@@ -402,6 +407,17 @@ mod tests {
     fn tick(n: u64, pages: &BTreeSet<u64>) -> TraceTick {
         let runs = pages.iter().map(|&page| PageRun::from_range(page..page + 1)).collect();
         TraceTick::new(Tick::from_nanos(n * 10_000_000), runs)
+    }
+
+    /// The time of a tick is a number in a file: it sizes no allocation.
+    #[test]
+    fn a_tick_in_the_far_future_takes_no_memory() {
+        for end in [u64::MAX, u64::MAX / 2] {
+            let pages = vec![PageRun::from_range(0..3)];
+            let got = profile(vec![TraceTick::new(Tick::from_nanos(end), pages)]);
+            assert_eq!((got.ticks, got.page_events), (1, 3));
+            assert!(got.dispersion.is_empty(), "too long for its bins: {:?}", got.dispersion);
+        }
     }
 
     #[test]

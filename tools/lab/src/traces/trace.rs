@@ -56,17 +56,18 @@ impl Trace {
     /// The same of a trace in memory, whatever its format was.
     ///
     /// # Errors
-    /// [`TraceError`] if it has no tick, or 2^32 pages or more.
+    /// [`TraceError`] if it has no tick, or more pages than [`Limits`] let a text have: what is
+    /// computed of a trace in memory takes 8 bytes a page.
     pub fn of(source: &MemoryTrace) -> Result<Self, TraceError> {
-        let field = |field, value: String, valid: &str| {
-            Err(TraceError::Field { field, value, valid: valid.to_owned() })
-        };
+        let field =
+            |field, value: String, valid: String| Err(TraceError::Field { field, value, valid });
         let (pages, ticks) = (source.header().pages, source.ticks());
-        if u32::try_from(pages).is_err() {
-            return field("pages", pages.to_string(), "less than 4294967296");
+        let pages_max = Limits::default().pages;
+        if pages > pages_max {
+            return field("pages", pages.to_string(), format!("at most {pages_max}"));
         }
         if ticks.is_empty() {
-            return field("ticks", "0".to_owned(), "at least one");
+            return field("ticks", "0".to_owned(), "at least one".to_owned());
         }
         let header = Header::of(source.header());
         let mut trace = Self { header, times: Vec::new(), ends: Vec::new(), runs: Vec::new() };

@@ -18,7 +18,7 @@ const INTERRUPTED: i32 = 130;
 /// Counts requests to stop. The first cancels; a second one exits at once, unless somebody waits
 /// for it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stop {
+pub struct Stop {
     inner: Arc<Inner>,
 }
 
@@ -32,7 +32,7 @@ struct Inner {
 
 impl Stop {
     /// Listens for SIGINT and SIGTERM from now on.
-    pub(crate) fn install() -> anyhow::Result<Self> {
+    pub fn install() -> anyhow::Result<Self> {
         let stop = Self::default();
         let mut signals = Signals::new([SIGINT, SIGTERM]).context("Could not listen for Ctrl-C")?;
         let listener = stop.clone();
@@ -52,7 +52,7 @@ impl Stop {
     }
 
     /// The end of standard input is a request, too: whoever started this process is gone.
-    pub(crate) fn at_end_of_input(&self) -> anyhow::Result<()> {
+    pub fn at_end_of_input(&self) -> anyhow::Result<()> {
         let stop = self.clone();
         let watch = move || {
             let mut byte = [0];
@@ -75,18 +75,18 @@ impl Stop {
     }
 
     /// Cancelled by the first request.
-    pub(crate) fn token(&self) -> &CancelToken {
+    pub fn token(&self) -> &CancelToken {
         &self.inner.token
     }
 
     /// Requests so far.
-    pub(crate) fn requests(&self) -> u32 {
+    pub fn requests(&self) -> u32 {
         *self.inner.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a time, or for ever, or until there were more than `seen` requests. Returns
     /// whether there were.
-    pub(crate) fn wait(&self, seen: u32, time: Option<Duration>) -> bool {
+    pub fn wait(&self, seen: u32, time: Option<Duration>) -> bool {
         self.inner.awaited.store(true, Ordering::SeqCst);
         let until = time.and_then(|time| Instant::now().checked_add(time));
         let mut requests = self.inner.requests.lock().unwrap_or_else(PoisonError::into_inner);
