@@ -468,3 +468,32 @@ proptest! {
         }
     }
 }
+
+/// `docs/heuristics.md` is what doc lines cite: it knows every name, and has every section cited.
+#[test]
+fn the_catalogue_is_in_the_notes() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/heuristics.md");
+    let notes = std::fs::read_to_string(path).unwrap();
+    let parts = [
+        policies().iter().map(|info| (info.name, info.source)).collect::<Vec<_>>(),
+        order::orders().iter().map(|info| (info.name, info.source)).collect(),
+        rate::rates().iter().map(|info| (info.name, info.source)).collect(),
+        throttle::throttles().iter().map(|info| (info.name, info.source)).collect(),
+    ];
+    let mut cited = 0;
+    for (name, source) in parts.concat() {
+        assert!(
+            notes.contains(&format!("`{name}`")) || notes.contains(&format!("`{name}:")),
+            "{name} is not in {path}"
+        );
+        let Some((_, sections)) = source.split_once("heuristics.md ") else { continue };
+        let is_number = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
+        let words = sections.split([' ', ',', ';']);
+        for section in words.filter(is_number).filter(|word| word.len() < 4) {
+            cited += 1;
+            let begins = [format!("**{section} "), format!("### {section} ")];
+            assert!(begins.iter().any(|b| notes.contains(b)), "{name} cites {section}: {path}");
+        }
+    }
+    assert!(cited >= 8, "{cited} sections cited");
+}

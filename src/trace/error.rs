@@ -39,10 +39,18 @@ pub enum TraceError {
         /// The one that can be read.
         known: u16,
     },
+    /// Bytes of the header are not what was written: without it no tick means anything.
+    #[error("The header of the trace is damaged at byte {offset}: {what}; nothing can be salvaged")]
+    HeaderDamaged {
+        /// Where.
+        offset: u64,
+        /// What does not hold there.
+        what: &'static str,
+    },
     /// There is no index at its end: whoever wrote it did not get so far.
     #[error(
         "The trace stops at byte {offset} before its index: it was cut off, or is still being \
-         written; `precopy trace salvage` keeps what is whole"
+         written; `precopy trace salvage` keeps what is whole, if a chunk is"
     )]
     Unfinished {
         /// Where it stops.
@@ -108,4 +116,17 @@ pub enum TraceError {
         /// Which rule of [`TraceTick`](super::TraceTick) it breaks, or which bound.
         what: &'static str,
     },
+}
+
+impl TraceError {
+    /// What is wrong, for someone who has tried to salvage the trace: the advice to do so is left
+    /// out.
+    #[must_use]
+    pub fn without_advice(&self) -> String {
+        let all = self.to_string();
+        match all.split_once("; `precopy trace salvage`") {
+            Some((what, _)) => what.to_owned(),
+            None => all,
+        }
+    }
 }

@@ -111,7 +111,7 @@ impl Prefix {
             return Err(TraceError::Version { version, known: VERSION });
         }
         if cursor.u16()? != 0 {
-            return Err(TraceError::Damaged { offset: 10, what: "bytes that must be zero" });
+            return Err(TraceError::HeaderDamaged { offset: 10, what: "bytes that must be zero" });
         }
         let max = limits::TRACE_HEADER_BYTES_MAX.into();
         let length = u64::from(cursor.u32()?);
@@ -125,7 +125,7 @@ impl Prefix {
         if crc_of(&prefix[..PREFIX_BYTES - 4], body) == self.crc {
             return Ok(());
         }
-        Err(TraceError::Damaged { offset: 0, what: "the header's CRC does not match" })
+        Err(TraceError::HeaderDamaged { offset: 0, what: "its CRC does not match" })
     }
 }
 

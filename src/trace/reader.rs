@@ -106,10 +106,19 @@ impl<R: Read + Seek> TraceReader<R> {
 pub(super) fn read_trace_header(source: &mut impl Read) -> Result<(TraceHeader, u64), TraceError> {
     let mut bytes = [0; PREFIX_BYTES];
     // A short file that begins in another way is something else rather than cut off.
-    read_at(source, &mut bytes[..format::MAGIC.len()], 0)?;
-    if bytes[..format::MAGIC.len()] != format::MAGIC {
+    let mut begins = Vec::new();
+    source
+        .by_ref()
+        .take(format::MAGIC.len() as u64)
+        .read_to_end(&mut begins)
+        .map_err(|source| TraceError::Read { offset: 0, source })?;
+    if !format::MAGIC.starts_with(&begins) {
         return Err(TraceError::NotATrace);
     }
+    if begins.len() < format::MAGIC.len() {
+        return Err(TraceError::Unfinished { offset: begins.len() as u64 });
+    }
+    bytes[..format::MAGIC.len()].copy_from_slice(&begins);
     read_at(source, &mut bytes[format::MAGIC.len()..], 8)?;
     let prefix = Prefix::parse(&bytes)?;
     let mut body = vec![0; prefix.body_bytes as usize];

@@ -249,8 +249,14 @@ fn damage_is_named_by_its_place() {
     assert_eq!(say(chunk + 50), (damaged(chunk + 44, "the CRC of the chunk does not match"), 30));
     let header = damaged(chunk, "the CRC of the chunk's header does not match");
     assert_eq!(say(chunk + 30), (header, 30));
-    assert_eq!(say(30).0, damaged(0, "the header's CRC does not match"));
+    let (told, ticks) = say(30);
+    assert!(told.starts_with("The header of the trace is damaged at byte 0: its CRC"), "{told}");
+    assert!(told.ends_with("nothing can be salvaged") && ticks == 0, "{told}");
     assert!(say(0).0.starts_with("Not a precopy trace"));
+    // However short it is, what begins in another way is no trace that was cut off.
+    assert!(matches!(open(b"hello\n").unwrap_err(), TraceError::NotATrace));
+    let cut = open(&bytes[..bytes.len() - 1]).unwrap_err();
+    assert!(cut.to_string().contains("trace salvage") && cut.without_advice().ends_with("written"));
     assert!(say(8).0.starts_with("Format version 0 at byte 8 of the trace"));
     let index = bytes.len() - 16 - 12 - 10 * 28;
     assert_eq!(say(index + 9), (damaged(index, "the CRC of the index does not match"), 100));

@@ -34,6 +34,9 @@ pub(crate) struct Carried {
 #[derive(Debug, Default)]
 pub(crate) struct Shadows {
     list: Vec<Judged>,
+    /// The first bandwidth that was measured: of pages sent while the guest ran. What the pause
+    /// sends is too little to tell a bandwidth from, and waits for digests.
+    first_bandwidth_bytes_per_s: Option<f64>,
 }
 
 /// One of them.
@@ -238,11 +241,11 @@ impl Shadows {
                 stop: None,
             })
         });
-        Self { list: list.collect() }
+        Self { list: list.collect(), first_bandwidth_bytes_per_s: None }
     }
 
     pub(crate) fn fork(&self) -> Self {
-        Self { list: self.list.iter().map(Judged::fork).collect() }
+        Self { list: self.list.iter().map(Judged::fork).collect(), ..*self }
     }
 
     /// A harvest of a pre-flight: orders and stop policies learn from it. What an order of its own
@@ -302,12 +305,16 @@ impl Shadows {
 
     /// The acting strategy was asked.
     pub(crate) fn judge(&mut self, seen: &Observation, round: u32, link: Carried) {
+        self.first_bandwidth_bytes_per_s =
+            self.first_bandwidth_bytes_per_s.or(link.bandwidth_bytes_per_s);
         for shadow in self.list.iter_mut().filter(|shadow| shadow.stop.is_none()) {
             shadow.judge(seen, round, link);
         }
     }
 
+    /// What became of each; `bandwidth_bytes_per_s` is the last that was measured.
     pub(crate) fn reports(&self, bandwidth_bytes_per_s: Option<f64>) -> Vec<ShadowReport> {
+        let bandwidth_bytes_per_s = self.first_bandwidth_bytes_per_s.or(bandwidth_bytes_per_s);
         self.list.iter().map(|shadow| shadow.report(bandwidth_bytes_per_s)).collect()
     }
 }

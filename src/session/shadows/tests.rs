@@ -188,6 +188,19 @@ fn what_a_shadow_asks_for_is_noted_and_not_done() {
     assert!(!report(&ran, 0).skips && report(&ran, 1).skips);
 }
 
+/// A stop before the first page is charged with the bandwidth of the pages that were sent live,
+/// not with that of the pause, which has few bytes to send and much else to do.
+#[test]
+fn a_stop_at_once_is_charged_with_what_the_link_carries() {
+    let world = World { megabytes_per_s: 50.0, ..busy(200.0) };
+    let ran = migrate(&world, "xen", &["stop-at-once".to_owned()]);
+    let last = ran.rounds.last().unwrap();
+    assert!(last.paused && last.bandwidth_bytes_per_s.unwrap() < 25e6, "{last:?}");
+    let told = report(&ran, 0).stop.as_ref().unwrap().expected_downtime.unwrap();
+    let was = migrate(&world, "stop-at-once", &[]).downtime.unwrap();
+    assert!(told.abs_diff(was) < was / 20, "told {told:?}, was {was:?}");
+}
+
 #[test]
 fn their_number_is_bounded() {
     let many = vec!["qemu".to_owned(); limits::SHADOWS_MAX + 5];

@@ -103,6 +103,33 @@ impl ClairvoyantSetting {
     }
 }
 
+/// The clairvoyant's stops as they become known.
+#[derive(Debug, Default)]
+struct Stops {
+    points: Vec<CostPoint>,
+    /// Time and residual just after the last tick's writes.
+    last: Option<(Duration, f64)>,
+}
+
+impl Stops {
+    /// A tick that ended at `at`. From one tick's writes to the next nothing happens but that the
+    /// residual drains: where it is gone before the next tick, the best stop of the two ticks is
+    /// there, and not at the end of a tick that may be seconds long.
+    fn tick(&mut self, setting: &ClairvoyantSetting, at: Duration, residual: TickResidual) {
+        if let Some((from, left)) = self.last
+            && left > 0.0
+            && residual.before_pages <= 0.0
+        {
+            let takes = setting.capacity.time_for(from, left * setting.page_wire_bytes);
+            let gone = takes.map(|takes| from.saturating_add(takes)).filter(|gone| *gone < at);
+            let point = gone.and_then(|gone| setting.cost(gone, residual));
+            self.points.extend(point);
+        }
+        self.points.extend(setting.cost(at, residual));
+        self.last = Some((at, residual.after_pages));
+    }
+}
+
 /// Follows a trace and tells `each` tick: how long after the beginning it ended, and R* around
 /// its writes. The first call is for the beginning itself.
 ///
@@ -131,8 +158,9 @@ pub fn clairvoyant_ticks<S: TickSource>(
     }
 }
 
-/// What the clairvoyant's stops cost: at the beginning, and for each tick the pause just before
-/// its writes, with every page sent exactly once. Moments from which the link never carries the
+/// What the clairvoyant's stops cost: at the beginning, for each tick the pause just before its
+/// writes, and where nothing is left between two ticks the first moment of that, with every page
+/// sent exactly once. Moments from which the link never carries the
 /// rest are left out. [`CostCurve::front`] over total time is D*(T), [`CostCurve::best`] the J of
 /// O1.
 ///
@@ -142,9 +170,9 @@ pub fn clairvoyant_curve<S: TickSource>(
     source: &mut S,
     setting: &ClairvoyantSetting,
 ) -> Result<CostCurve, TraceOracleError<S::Error>> {
-    let mut points = Vec::new();
-    clairvoyant_ticks(source, setting, |at, residual| points.extend(setting.cost(at, residual)))?;
-    Ok(CostCurve::new(points))
+    let mut stops = Stops::default();
+    clairvoyant_ticks(source, setting, |at, residual| stops.tick(setting, at, residual))?;
+    Ok(CostCurve::new(stops.points))
 }
 
 /// O4 along a trace: what stopping costs at the beginning and once every `every`, just before a
@@ -207,17 +235,18 @@ pub fn clairvoyant_guest(
     let mut oracle = setting.oracle(pages, populated.as_deref())?;
     let all = oracle.to_send_pages();
     let start = TickResidual { before_pages: all, after_pages: all, to_send_pages: all };
-    let mut points = Vec::from_iter(setting.cost(Duration::ZERO, start));
+    let mut stops = Stops::default();
+    stops.tick(setting, Duration::ZERO, start);
     let mut written = Vec::new();
     for number in 1..=limits::ORACLE_TICKS_MAX {
         let after = step.saturating_mul(number);
         if after > setting.horizon {
-            return Ok(CostCurve::new(points));
+            return Ok(CostCurve::new(stops.points));
         }
         written.clear();
         guest.run(starts_at + after, true, Throttle::NONE, &mut |page| written.push(page));
         let residual = oracle.tick_pages(setting.carried_pages(after), &written)?;
-        points.extend(setting.cost(after, residual));
+        stops.tick(setting, after, residual);
     }
     Err(OracleError::Ticks)
 }

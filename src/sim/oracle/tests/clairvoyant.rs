@@ -242,13 +242,18 @@ fn a_trace_gives_the_front_of_downtime_over_time() {
     setting.fixed_downtime = ms(5);
     let curve = clairvoyant_curve(&mut source, &setting).unwrap();
     let residuals: Vec<f64> = curve.points().iter().map(|p| p.residual_pages).collect();
-    assert_eq!(residuals[..3], [30.0, 10.0, 0.0], "just before the writes");
-    assert!(residuals.len() == 9 && residuals[3..].iter().all(|r| *r == 0.0), "{residuals:?}");
-    let front: Vec<_> = curve.front(Axis::TotalTime).iter().map(|p| (p.at, p.downtime)).collect();
-    // Stopping after 20 ms takes as long as stopping at once, 35 ms, with less of it as downtime.
-    assert_eq!(front, [(ms(20), ms(15)), (ms(40), ms(5))]);
-    let best = curve.best(&Weights { time_ms_per_s: 10_000.0, ..Weights::default() }).unwrap();
-    assert_eq!(best.at, ms(20));
+    assert_eq!(residuals[..4], [30.0, 10.0, 0.0, 0.0], "just before the writes, and at 30 ms");
+    assert!(residuals.len() == 14 && residuals[4..].iter().all(|r| *r == 0.0), "{residuals:?}");
+    let whole_ms = |at: Duration| (at.as_secs_f64() * 1e3).round();
+    let ats: Vec<f64> = curve.points().iter().map(|p| whole_ms(p.at)).collect();
+    // What the writes at 20 and 40 ms left is gone 10 and 12 ms later, before the next writes.
+    assert_eq!(ats[..8], [0.0, 20.0, 30.0, 40.0, 52.0, 100.0, 120.0, 122.0]);
+    // All stops up to 30 ms end at 35 ms, and the last has the least of it as downtime: no tick
+    // ends there.
+    let front = curve.front(Axis::TotalTime);
+    assert_eq!(front.last().map(|p| (whole_ms(p.at), p.downtime)), Some((30.0, ms(5))));
+    let best = curve.best(&Weights { time_ms_per_s: 500.0, ..Weights::default() }).unwrap();
+    assert_eq!((whole_ms(best.at), best.downtime), (30.0, ms(5)));
     let bytes: Vec<f64> = curve.points().iter().map(|p| p.total_bytes() / 4120.0).collect();
     assert!(bytes.iter().all(|b| (b - 30.0).abs() < 1e-9), "each page once: {bytes:?}");
 

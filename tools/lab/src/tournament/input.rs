@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use precopy::bitmap::DenseBitmap;
+use precopy::policy::nearest;
 use precopy::sim::{ReplayOptions, TraceGuest, VirtualGuest as _};
 use precopy::trace::synth::SynthTrace;
 use precopy::trace::{MemoryTrace, TickSource as _, Trace as _, TraceHeader, TraceTick};
@@ -29,11 +30,13 @@ const FILES_MAX: usize = 1000;
 #[non_exhaustive]
 pub enum InputError {
     /// A file or folder cannot be read.
-    #[error("Line {line} of the plan: cannot read {}; paths are relative to the plan's folder",
-        path.display())]
+    #[error("Line {line} of the plan: cannot read {}; {hint}paths are relative to the plan's \
+        folder", path.display())]
     Io {
         /// The line.
         line: usize,
+        /// The nearest name in its folder.
+        hint: String,
         /// The path.
         path: PathBuf,
         /// What the system said.
@@ -165,8 +168,23 @@ pub fn load(plan: &Plan, folder: &Path) -> Result<Vec<Input>, InputError> {
     Ok(inputs)
 }
 
+/// The error of a file or folder, with the nearest name that there is if this one is not.
+fn missing(line: usize, path: &Path, source: io::Error) -> InputError {
+    let mut hint = String::new();
+    if source.kind() == io::ErrorKind::NotFound
+        && let (Some(folder), Some(name)) = (path.parent(), path.file_name())
+    {
+        let entries = fs::read_dir(folder).into_iter().flatten().take(FILES_MAX).flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let names: Vec<String> = names.collect();
+        let near = nearest(&name.to_string_lossy(), names.iter().map(String::as_str));
+        hint = near.map_or_else(String::new, |near| format!("did you mean {near:?}? "));
+    }
+    InputError::Io { line, hint, path: path.to_owned(), source }
+}
+
 fn files(folder: &Path, line: usize) -> Result<Vec<PathBuf>, InputError> {
-    let io = |source| InputError::Io { line, path: folder.to_owned(), source };
+    let io = |source| missing(line, folder, source);
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
@@ -226,7 +244,7 @@ fn file(spec: &TraceSpec, path: &Path, name: Option<String>) -> Result<Input, In
     let name = name.unwrap_or_else(|| stem(path));
     let read = || MemoryTrace::read(&mut traces::open(path)?.open()?);
     let trace = read().map_err(|error| match error {
-        OpenError::Io(source) => InputError::Io { line: spec.line, path: path.to_owned(), source },
+        OpenError::Io(source) => missing(spec.line, path, source),
         source => unreadable(spec, &name, source),
     })?;
     input(spec, name, trace.header(), trace.ticks().to_vec())

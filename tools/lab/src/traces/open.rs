@@ -83,6 +83,8 @@ pub fn text(source: impl BufRead) -> Result<MemoryTrace, OpenError> {
     let header = reader.header().to_trace().ok_or(OpenError::PageSize { bytes })?;
     let (mut ticks, mut tick) = (Vec::new(), TraceTick::default());
     while reader.next_tick(&mut tick).map_err(TraceError::from)? {
+        // Without the room that its list grew into.
+        tick.runs.shrink_to_fit();
         ticks.push(std::mem::take(&mut tick));
     }
     Ok(MemoryTrace::new(header, ticks))

@@ -74,7 +74,8 @@ impl Mark {
     }
 }
 
-/// What a plot shows. Series are numbered 1 to 7; an empty name stays out of the legend.
+/// What a plot shows. Series are numbered 1 to 7, and 0 is grey; an empty name stays out of the
+/// legend.
 #[derive(Clone, Debug)]
 pub(in super::super) enum Item {
     /// A line through points, perhaps with marks on them.
@@ -402,8 +403,14 @@ fn draw_item(frame: &Frame<'_>, item: &Item) -> Node {
 fn limit(frame: &Frame<'_>, y: f64, label: &str) -> Node {
     let at = frame.y(y);
     let line = format!("M{} {}H{}", frame.left, coordinate(at), coordinate(frame.right));
-    // Under the line where there is no room over it.
-    let text_y = if at - 8.0 < frame.top + 8.0 { at + 15.0 } else { at - 6.0 };
+    // Under the line where there is no room over it, and under a bound that all points are above.
+    let mut lowest = frame.plot.items.iter().flat_map(|item| match item {
+        Item::Marks { points, .. } => points.as_slice(),
+        _ => &[],
+    });
+    let marks = lowest.clone().next().is_some();
+    let above = marks && at + 19.0 < frame.bottom && lowest.all(|p| frame.y(p.0.y) < at + 4.0);
+    let text_y = if above || at - 8.0 < frame.top + 8.0 { at + 15.0 } else { at - 6.0 };
     el("g").child(el("path").class("limit").with("d", line)).child(
         text_el("text", label).class("limit-label").at("x", frame.left + 8.0).at("y", text_y),
     )

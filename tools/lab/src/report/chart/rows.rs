@@ -118,12 +118,24 @@ impl Rows {
             let told =
                 format!("{}, {name}: {} ({} to {})", row.label, sig(median), sig(min), sig(max));
             let bar = format!("M{} {}H{}", coordinate(x(min)), coordinate(y), coordinate(x(max)));
+            // What lies beyond the axis is told, not drawn at its end.
+            let (low, high) = self.axis.range();
+            let beyond = |text: String, end: &str| {
+                text_el("text", text).class(format!("tick{end}")).at("y", y - 4.0)
+            };
+            let value = if median > high {
+                beyond(format!("{} \u{2192}", sig(median)), " end").at("x", x(high) - 3.0)
+            } else if median < low {
+                beyond(format!("\u{2190} {}", sig(median)), "").at("x", x(low) + 3.0)
+            } else {
+                mark.draw(x(median), y, series)
+            };
             group = group.child(
                 el("g")
                     .with("data-series", name)
                     .child(text_el("title", told))
                     .child(el("path").class(format!("bar s{series}")).with("d", bar))
-                    .child(mark.draw(x(median), y, series)),
+                    .child(value),
             );
         }
         group
@@ -147,4 +159,28 @@ fn short(name: &str) -> String {
         return name.to_owned();
     }
     name.chars().take(NAME - 1).chain(['\u{2026}']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_beyond_the_axis_is_told_and_not_drawn_at_its_end() {
+        let row = |label: &str, values: [f64; 3]| RangeRow {
+            label: label.to_owned(),
+            values: vec![Spread::of(values)],
+        };
+        let rows = Rows {
+            id: "id".to_owned(),
+            title: "title".to_owned(),
+            axis: Axis::linear(-10.0, 10.0, 4, ""),
+            series: vec!["mean".to_owned()],
+            rows: vec![row("inside", [-2.0, 1.0, 2.0]), row("far", [500.0, 600.0, 700.0])],
+            reference: None,
+        };
+        let mut svg = String::new();
+        rows.draw().svg.write(&mut svg);
+        assert!(svg.contains("600 \u{2192}") && svg.matches("<circle").count() == 1, "{svg}");
+    }
 }

@@ -17,10 +17,12 @@ pub enum PlanError {
         max: usize,
     },
     /// The text is not TOML.
-    #[error("Line {line} of the plan is not TOML: {message}")]
+    #[error("Line {line} of the plan, {text:?}, is not TOML: {message}")]
     Syntax {
         /// The line.
         line: usize,
+        /// What it says, cut to 60 characters.
+        text: String,
         /// What the parser says.
         message: String,
     },

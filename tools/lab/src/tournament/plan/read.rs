@@ -63,7 +63,9 @@ pub(super) fn plan(text: &str) -> Result<Plan, PlanError> {
     let lines = Lines::new(text);
     let table = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(1, |span| lines.line(span.start));
-        PlanError::Syntax { line, message: error.message().to_owned() }
+        // The parser does not say which key it read, the line does.
+        let text = shorten(text.lines().nth(line - 1).unwrap_or_default().trim());
+        PlanError::Syntax { line, text, message: error.message().to_owned() }
     })?;
     let root = Table::root(table.get_ref(), &lines, ROOT)?;
     let strategies = strategies(&root)?;

@@ -161,7 +161,8 @@ impl<'a> Found<'a> {
 
     pub(super) fn value_error(&self, value: &str, expected: impl Into<String>) -> PlanError {
         let (line, key) = (self.line, self.key.clone());
-        PlanError::Value { line, key, value: shorten(value), expected: expected.into() }
+        let value = if value.is_empty() { "empty".to_owned() } else { shorten(value) };
+        PlanError::Value { line, key, value, expected: expected.into() }
     }
 
     fn number(&self, min: f64, max: f64) -> Result<f64, PlanError> {

@@ -4,8 +4,12 @@
 use super::super::super::format::sig;
 use super::super::super::markup::{Node, el, text_el};
 use super::super::page::{Page, p};
+use super::is_whole;
 use crate::tournament::plan::{Split, Tuning};
 use crate::tournament::summary::{RESAMPLES, Summary};
+
+/// Who is better than the best stop of its own mechanism by more than this shows that it is none.
+const O2_SLACK: f64 = 0.99;
 
 /// The last section.
 pub(super) fn method(page: &mut Page, summary: &Summary) {
@@ -15,13 +19,18 @@ pub(super) fn method(page: &mut Page, summary: &Summary) {
            live migration would use, on a simulated clock and link. A trace gives the pages that \
            the guest writes, tick by tick, and begins again at its end; one seed gives one run, \
            bit for bit, which the column log_hash lets anyone check."),
-        p("O1 is the page-level clairvoyant (heuristics.md, 2.4): it knows every write and sends \
-           each page exactly once; no pre-copy without compression, deltas, skipping or throttling \
-           can beat it. O2 is the best stop of the strategy's own mechanism: page order, rate and \
-           throttle run to the longest time without being stopped, and every 10 ms is asked what a \
-           stop would have cost. Both include the same fixed cost of a switchover. A strategy's \
-           own run can be a little better than its O2 where it stops between two of these points \
-           or asks for a harvest that the mechanism alone would not have made."),
+        p(format!(
+            "O1 is the page-level clairvoyant (docs/heuristics.md of the sources, 2.4): it knows \
+             every write and sends each page exactly once; no pre-copy without compression, \
+             deltas, skipping or throttling can beat it. O2 is the best stop of the strategy's own \
+             mechanism: page order, rate and throttle run to the longest time without being \
+             stopped, and every 10 ms is asked what a stop would have cost. Both include the same \
+             fixed cost of a switchover. A strategy's own run can be better than its O2: a little \
+             where it stops between two of these points, and by any amount where it asks for \
+             harvests that the mechanism alone would not have made and its order or rate follows \
+             them. {}",
+            below_o2(summary)
+        )),
         p("A run that has not stopped after the longest time is stopped there and counts as \
            forced. One that gives up has not migrated: in J it costs what stopping its mechanism \
            at the longest time would have cost, it counts as no success, and its downtime is in no \
@@ -44,6 +53,23 @@ pub(super) fn method(page: &mut Page, summary: &Summary) {
     ];
     inside.push(checklist(summary));
     page.section("method", "Method and limits", inside);
+}
+
+/// Strategies whose ratio to O2 shows that O2 is no bound for them.
+fn below_o2(summary: &Summary) -> String {
+    let mut found: Vec<String> = Vec::new();
+    for scope in summary.scopes.iter().filter(|scope| is_whole(scope)) {
+        for row in &scope.rows {
+            if let Some(ratio) = row.ratio_o2.filter(|ratio| ratio.median < O2_SLACK) {
+                let (name, split) = (&row.strategy, scope.split.name());
+                found.push(format!("{name} ({split}: {})", sig(ratio.median)));
+            }
+        }
+    }
+    match found.is_empty() {
+        true => "Here no strategy's median ratio to O2 is below 0.99.".to_owned(),
+        false => format!("Median ratios to O2 below 0.99, which judge O2: {}.", found.join(", ")),
+    }
 }
 
 fn design(summary: &Summary) -> String {

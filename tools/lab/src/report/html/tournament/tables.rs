@@ -35,8 +35,16 @@ pub(super) fn rankings(page: &mut Page, summary: &Summary) {
          their source."
     ))];
     for scope in &summary.scopes {
-        let (traces, recordings) = (scope.traces, scope.recordings);
-        let title = format!("{} ({traces} traces of {recordings} recordings)", scope_name(scope));
+        let several = |n: usize, what: &str| match n {
+            1 => format!("1 {what}"),
+            _ => format!("{n} {what}s"),
+        };
+        let title = format!(
+            "{} ({} of {})",
+            scope_name(scope),
+            several(scope.traces, "trace"),
+            several(scope.recordings, "recording")
+        );
         let tables = el("div").child(ranking(summary, &scope.rows)).child(against(summary, scope));
         if is_whole(scope) {
             inside.extend([text_el("h3", title), tables]);
