@@ -499,6 +499,14 @@ mod tests {
     }
 
     #[test]
+    fn a_full_set_of_any_length_is_added_and_counted() {
+        for len in [1, 200, 1024, 70_000] {
+            let (mut set, full) = (DenseBitmap::new(len), DenseBitmap::full(len));
+            assert_eq!((set.or_counting(&full), full.count()), (Ok(len), len));
+        }
+    }
+
+    #[test]
     fn a_last_word_that_is_full_ends_the_walk() {
         for len in [64, 128, 256] {
             let set = DenseBitmap::full(len);
