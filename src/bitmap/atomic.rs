@@ -226,7 +226,7 @@ impl AtomicBitmap {
         if first < end {
             self.settle(|half| {
                 let run = PageRun::from_range(first..end);
-                super::dense::for_words(run, |index, mask| half.or(index, mask));
+                super::walk::for_words(run, |index, mask| half.or(index, mask));
             });
         }
     }
@@ -305,7 +305,7 @@ impl AtomicBitmap {
             if from >= end {
                 continue;
             }
-            super::dense::for_words(PageRun::from_range(from..end), |index, mask| {
+            super::walk::for_words(PageRun::from_range(from..end), |index, mask| {
                 let word = &half.words[index];
                 if word.load(Ordering::Relaxed) & mask != 0 {
                     word.fetch_and(!mask, Ordering::Relaxed);
@@ -329,7 +329,7 @@ impl AtomicBitmap {
         if from < end {
             let half = self.active();
             let run = PageRun::from_range(from - first..end - first);
-            super::dense::for_words(run, |index, mask| {
+            super::walk::for_words(run, |index, mask| {
                 let word = half.words[index].load(Ordering::Relaxed) & mask;
                 if word != 0 {
                     into.or_words(first, index, &[word]);

@@ -13,6 +13,7 @@ use std::hash::{Hash, Hasher};
 
 use bitvec::prelude::{BitVec, Lsb0};
 
+use super::walk::{BLOCK, Runs, for_words, next_bit, next_full, of_block, one_word};
 use crate::units::{PageIndex, PageRun};
 
 /// An owned set of pages with a fixed length.
@@ -22,9 +23,6 @@ pub struct DenseBitmap {
     /// One bit a block; set if the block may hold something.
     blocks: Vec<u64>,
 }
-
-/// Words of a block.
-const BLOCK: usize = 16;
 
 // Two sets with the same pages are equal, whatever they know of their empty blocks.
 impl PartialEq for DenseBitmap {
@@ -145,15 +143,22 @@ impl DenseBitmap {
     }
 
     /// Adds a page. A page past the end is a bug of the caller: it panics in every build.
+    #[inline]
     pub fn set(&mut self, page: PageIndex) {
-        self.bits.set(page.as_usize(), true);
-        self.note(page.as_usize() / 64);
+        self.insert(page);
     }
 
     /// Adds a page and says whether it was not there before. Panics past the end.
+    #[inline]
     pub fn insert(&mut self, page: PageIndex) -> bool {
-        self.note(page.as_usize() / 64);
-        !self.bits.replace(page.as_usize(), true)
+        let (index, mask) = self.place(page);
+        let word = &mut self.bits.as_raw_mut_slice()[index];
+        let new = *word & mask == 0;
+        if new {
+            *word |= mask;
+            self.note(index);
+        }
+        new
     }
 
     /// Removes a page. Panics past the end.
@@ -163,40 +168,78 @@ impl DenseBitmap {
 
     /// Removes a page and says whether it was there. Panics past the end.
     pub fn remove(&mut self, page: PageIndex) -> bool {
-        let was = self.bits.replace(page.as_usize(), false);
-        if was && self.words()[page.as_usize() / 64] == 0 {
-            self.note_emptied(page.as_usize() / 64 / BLOCK);
+        let (index, mask) = self.place(page);
+        let word = &mut self.bits.as_raw_mut_slice()[index];
+        let was = *word & mask != 0;
+        *word &= !mask;
+        if was && *word == 0 {
+            self.note_emptied(index / BLOCK);
         }
         was
+    }
+
+    /// The word of a page, which must be there, and its bit.
+    #[inline]
+    fn place(&self, page: PageIndex) -> (usize, u64) {
+        assert!(page.get() < self.len(), "{page} in a bitmap of {} pages", self.len());
+        (page.as_usize() / 64, 1 << (page.get() % 64))
     }
 
     /// Whether the page is in the set; `false` past the end.
     #[must_use]
     pub fn contains(&self, page: PageIndex) -> bool {
-        self.bits.get(page.as_usize()).is_some_and(|bit| *bit)
+        let word = self.words().get(page.as_usize() / 64);
+        word.is_some_and(|word| word >> (page.get() % 64) & 1 != 0)
     }
 
     /// Adds every page of a run, whole words at a time. Panics past the end.
     pub fn set_run(&mut self, run: PageRun) {
         self.check_run(run);
+        if let Some((index, mask)) = one_word(run) {
+            self.bits.as_raw_mut_slice()[index] |= mask;
+            return self.note(index);
+        }
         for_words(run, |index, mask| {
             self.bits.as_raw_mut_slice()[index] |= mask;
             self.note(index);
         });
     }
 
-    /// Removes every page of a run, whole words at a time. Panics past the end.
+    /// Removes every page of a run, whole words at a time, and passes over what is empty. Panics
+    /// past the end.
     pub fn clear_run(&mut self, run: PageRun) {
         self.check_run(run);
         let words = self.bits.as_raw_mut_slice();
-        let (mut first, mut last, mut emptied) = (usize::MAX, 0, false);
-        for_words(run, |index, mask| {
+        if let Some((index, mask)) = one_word(run) {
             words[index] &= !mask;
-            emptied |= words[index] == 0;
-            (first, last) = (first.min(index), index);
-        });
-        if emptied {
-            (first / BLOCK..=last / BLOCK).for_each(|block| self.note_emptied(block));
+            if words[index] == 0 {
+                self.note_emptied(index / BLOCK);
+            }
+            return;
+        }
+        let (start, end) = (run.start().get(), run.end().get());
+        if run.is_empty() {
+            return;
+        }
+        let (first, last) = (run.start().as_usize() / 64, PageIndex::new(end - 1).as_usize() / 64);
+        // What the outer words keep.
+        let kept = [
+            (first, words[first] & !(u64::MAX << (start % 64))),
+            (last, words[last] & !(u64::MAX >> (63 - (end - 1) % 64))),
+        ];
+        let (count, mut at) = (words.len(), first / BLOCK);
+        while let Some(block) = next_bit(&self.blocks, at).filter(|block| *block <= last / BLOCK) {
+            let all = of_block(block, count);
+            words[all.start.max(first)..all.end.min(last + 1)].fill(0);
+            self.blocks[block / 64] &= !(1 << (block % 64));
+            at = block + 1;
+        }
+        for (index, bits) in kept {
+            words[index] |= bits;
+            let block = of_block(index / BLOCK, count);
+            if words[block].iter().any(|word| *word != 0) {
+                self.blocks[index / BLOCK / 64] |= 1 << (index / BLOCK % 64);
+            }
         }
     }
 
@@ -226,18 +269,41 @@ impl DenseBitmap {
     /// [`LengthMismatch`] if the lengths differ; nothing was changed then.
     pub fn or_counting(&mut self, other: &Self) -> Result<u64, LengthMismatch> {
         LengthMismatch::check(self.len(), other.len())?;
-        let (ours, theirs) = (self.bits.as_raw_mut_slice(), other.words());
-        let (mut added, mut at) = (0, 0);
-        while let Some(block) = next_bit(&other.blocks, at) {
-            let words = of_block(block, theirs.len());
-            for (ours, theirs) in ours[words.clone()].iter_mut().zip(&theirs[words]) {
+        Ok(other.blocks().map(|(block, words)| self.or_block(block, words)).sum())
+    }
+
+    /// The blocks that may hold something, by number, each with its words.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (usize, &[u64])> {
+        let (words, mut at) = (self.words(), 0);
+        std::iter::from_fn(move || {
+            // A full set may have bits past its last block.
+            let block = next_bit(&self.blocks, at).filter(|at| at * BLOCK < words.len())?;
+            at = block + 1;
+            Some((block, &words[of_block(block, words.len())]))
+        })
+    }
+
+    /// Adds the pages of a block of another bitmap of this length. Returns how many were not there
+    /// before.
+    #[inline]
+    pub(crate) fn or_block(&mut self, block: usize, words: &[u64]) -> u64 {
+        let ours = &mut self.bits.as_raw_mut_slice()[block * BLOCK..];
+        let mut added = 0;
+        for (ours, theirs) in ours.iter_mut().zip(words) {
+            // Most words of a small set are empty, and to count bits takes long.
+            if *theirs != 0 {
                 added += u64::from((theirs & !*ours).count_ones());
                 *ours |= theirs;
             }
-            at = block + 1;
         }
-        self.blocks.iter_mut().zip(&other.blocks).for_each(|(ours, theirs)| *ours |= theirs);
-        Ok(added)
+        self.blocks[block / 64] |= 1 << (block % 64);
+        added
+    }
+
+    /// How many pages are in these words.
+    pub(crate) fn count_words(words: &[u64]) -> u64 {
+        let full = words.iter().filter(|word| **word != 0);
+        full.map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// Removes every page of `other`.
@@ -259,13 +325,7 @@ impl DenseBitmap {
     /// How many pages are in the set.
     #[must_use]
     pub fn count(&self) -> u64 {
-        let (words, mut pages, mut at) = (self.words(), 0, 0);
-        while let Some(block) = next_bit(&self.blocks, at) {
-            let words = &words[of_block(block, words.len())];
-            pages += words.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
-            at = block + 1;
-        }
-        pages
+        self.blocks().map(|(_, words)| Self::count_words(words)).sum()
     }
 
     /// How many pages of `run` are in the set.
@@ -283,18 +343,24 @@ impl DenseBitmap {
     #[must_use]
     pub fn next_run(&self, from: PageIndex, limit: u64) -> Option<PageRun> {
         let start = self.next_set(from)?;
-        let end = self.next_clear(start, limit);
-        Some(PageRun::from_range(start.get()..end))
+        let bit = start.get() % 64;
+        let ones = u64::from((self.words()[start.as_usize() / 64] >> bit).trailing_ones());
+        let pages = if bit + ones < 64 {
+            ones.min(limit.max(1))
+        } else {
+            self.next_clear(start, limit) - start.get()
+        };
+        Some(PageRun::new(start, pages))
     }
 
     /// All runs of set pages in ascending order, each as long as it can be.
     #[must_use]
     pub fn runs(&self) -> Runs<'_> {
-        let rest = self.words().first().copied().unwrap_or(0);
-        Runs { words: self.words(), blocks: &self.blocks, index: 0, rest }
+        Runs::new(self.words(), &self.blocks)
     }
 
     /// The first set page at or after `from`.
+    #[inline]
     #[must_use]
     pub fn next_set(&self, from: PageIndex) -> Option<PageIndex> {
         let words = self.words();
@@ -383,48 +449,6 @@ impl DenseBitmap {
     }
 }
 
-/// The words of a block of a bitmap of so many words.
-fn of_block(block: usize, words: usize) -> std::ops::Range<usize> {
-    (block * BLOCK).min(words)..((block + 1) * BLOCK).min(words)
-}
-
-/// The first bit at or after `from`.
-fn next_bit(words: &[u64], from: usize) -> Option<usize> {
-    let mut index = from / 64;
-    let mut word = *words.get(index)? & (u64::MAX << (from % 64));
-    while word == 0 {
-        index += 1;
-        word = *words.get(index)?;
-    }
-    Some(index * 64 + word.trailing_zeros() as usize)
-}
-
-/// The first word at or after word `from` that is not 0.
-fn next_full(words: &[u64], blocks: &[u64], from: usize) -> Option<usize> {
-    let mut at = from;
-    loop {
-        let block = next_bit(blocks, at / BLOCK)?;
-        at = at.max(block * BLOCK);
-        let rest = words.get(at..of_block(block, words.len()).end)?;
-        if let Some(found) = rest.iter().position(|word| *word != 0) {
-            return Some(at + found);
-        }
-        at = (block + 1) * BLOCK;
-    }
-}
-
-/// Calls `visit` with each word index that `run` touches and the mask of its bits there.
-pub(super) fn for_words(run: PageRun, mut visit: impl FnMut(usize, u64)) {
-    let (mut at, end) = (run.start().get(), run.end().get());
-    while at < end {
-        let low = at % 64;
-        let taken = (64 - low).min(end - at);
-        let mask = if taken == 64 { u64::MAX } else { ((1 << taken) - 1) << low };
-        visit(PageIndex::new(at / 64).as_usize(), mask);
-        at += taken;
-    }
-}
-
 impl std::fmt::Debug for DenseBitmap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "DenseBitmap({} of {} pages", self.count(), self.len())?;
@@ -432,52 +456,6 @@ impl std::fmt::Debug for DenseBitmap {
             write!(f, ", {}..{}", run.start().get(), run.end().get())?;
         }
         write!(f, ")")
-    }
-}
-
-/// Iterator over the runs of a [`DenseBitmap`].
-#[derive(Clone, Debug)]
-pub struct Runs<'a> {
-    words: &'a [u64],
-    blocks: &'a [u64],
-    /// The word that is being walked, and what is left of it.
-    index: usize,
-    rest: u64,
-}
-
-impl Iterator for Runs<'_> {
-    type Item = PageRun;
-
-    // Adding a word's lowest set bit carries through the run that starts there: the sum's lowest
-    // set bit is the run's end, and the bits that word and sum share are what is left.
-    #[inline]
-    fn next(&mut self) -> Option<PageRun> {
-        if self.rest == 0 {
-            self.index += 1;
-            self.rest = *self.words.get(self.index)?;
-            if self.rest == 0 {
-                self.index = next_full(self.words, self.blocks, self.index)?;
-                self.rest = self.words[self.index];
-            }
-        }
-        let at = |index: usize, bit: u32| index as u64 * 64 + u64::from(bit);
-        let start = at(self.index, self.rest.trailing_zeros());
-        let (sum, to_the_end) = self.rest.overflowing_add(self.rest & self.rest.wrapping_neg());
-        self.rest &= sum;
-        if !to_the_end {
-            return Some(PageRun::from_range(start..at(self.index, sum.trailing_zeros())));
-        }
-        loop {
-            let Some(&word) = self.words.get(self.index + 1) else {
-                // The last word is full, so the set ends with it.
-                return Some(PageRun::from_range(start..at(self.index + 1, 0)));
-            };
-            self.index += 1;
-            if word != u64::MAX {
-                self.rest = word & word.wrapping_add(1);
-                return Some(PageRun::from_range(start..at(self.index, word.trailing_ones())));
-            }
-        }
     }
 }
 
@@ -517,6 +495,14 @@ mod tests {
                 assert!(set.contains(PageIndex::new(len - 1)));
             }
             assert!(!set.contains(PageIndex::new(len)));
+        }
+    }
+
+    #[test]
+    fn a_full_set_of_any_length_is_added_and_counted() {
+        for len in [1, 200, 1024, 70_000] {
+            let (mut set, full) = (DenseBitmap::new(len), DenseBitmap::full(len));
+            assert_eq!((set.or_counting(&full), full.count()), (Ok(len), len));
         }
     }
 
@@ -631,7 +617,9 @@ mod tests {
                 prop_assert!(!set.contains(r.end()), "runs are as long as they can be");
             }
             if let Some(r) = set.next_run(PageIndex::new(from), 3) {
-                prop_assert!(r.pages() >= 1 && r.pages() <= 3);
+                let page = set.next_set(PageIndex::new(from)).unwrap().get();
+                let run = (page..).take_while(|p| a.contains(p)).take(3).count() as u64;
+                prop_assert_eq!((r.start().get(), r.pages()), (page, run));
             }
         }
     }

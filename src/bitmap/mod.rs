@@ -9,8 +9,10 @@ mod atomic;
 mod dense;
 #[cfg(feature = "vm-memory")]
 mod vm_memory;
+mod walk;
 
 pub use atomic::{AtomicBitmap, Fences, HarvestError};
-pub use dense::{DenseBitmap, LengthMismatch, Runs};
+pub use dense::{DenseBitmap, LengthMismatch};
 #[cfg(feature = "vm-memory")]
 pub use vm_memory::{AtomicBitmapSlice, HoldsAtomicBitmap};
+pub use walk::Runs;

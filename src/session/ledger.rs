@@ -19,14 +19,15 @@ pub(crate) struct Ledger {
     skipped: DenseBitmap,
     skipped_pages: u64,
     harvested: DenseBitmap,
-    /// Pages owed from the start that were never handed to a channel.
-    unsent: DenseBitmap,
+    /// Pages owed from the start that were never handed to a channel; `None` while these are all
+    /// that are owed, or there are none any more.
+    unsent: Option<DenseBitmap>,
     unsent_pages: u64,
 }
 
 impl Ledger {
     pub(crate) fn new(pages: u64) -> Self {
-        // Five fresh ones, not copies: fresh ones are not touched.
+        // Fresh ones, not copies: fresh ones are not touched.
         let empty = || DenseBitmap::new(pages);
         Self {
             owed: empty(),
@@ -36,7 +37,7 @@ impl Ledger {
             skipped: empty(),
             skipped_pages: 0,
             harvested: empty(),
-            unsent: empty(),
+            unsent: None,
             unsent_pages: 0,
         }
     }
@@ -62,14 +63,38 @@ impl Ledger {
 
     /// Owes the populated pages of the first round. They are no harvest: nothing to give back.
     pub(crate) fn owe_populated(&mut self, set: &DenseBitmap) -> Result<(), LengthMismatch> {
-        self.unsent_pages += self.unsent.or_counting(set)?;
+        if self.owed_pages() == 0 {
+            self.owe(set)?;
+            self.unsent_pages = self.owed_pages;
+            return Ok(());
+        }
+        self.tell_unsent();
+        let unsent = self.unsent.get_or_insert_with(|| DenseBitmap::new(self.owed.len()));
+        self.unsent_pages += unsent.or_counting(set)?;
         self.owe(set)
     }
 
-    /// Owes what a harvest reported.
-    pub(crate) fn owe_harvested(&mut self, set: &DenseBitmap) -> Result<(), LengthMismatch> {
-        self.note_harvested(set)?;
-        self.owe(set)
+    /// From here on pages may be owed that were sent before.
+    fn tell_unsent(&mut self) {
+        if self.unsent_pages > 0 && self.unsent.is_none() {
+            let mut unsent = self.owed.clone();
+            merge(&mut unsent, &self.skipped);
+            self.unsent = Some(unsent);
+        }
+    }
+
+    /// Owes what a harvest reported. Returns how many pages that is.
+    pub(crate) fn owe_harvested(&mut self, set: &DenseBitmap) -> Result<u64, LengthMismatch> {
+        LengthMismatch::check(self.owed.len(), set.len())?;
+        self.tell_unsent();
+        let mut pages = 0;
+        // Once through the set: a round may be over in a millisecond.
+        for (at, words) in set.blocks() {
+            self.harvested.or_block(at, words);
+            self.owed_pages += self.owed.or_block(at, words);
+            pages += DenseBitmap::count_words(words);
+        }
+        Ok(pages)
     }
 
     /// A harvest before the first round: nothing is owed for it yet, but a failed attempt must
@@ -117,7 +142,8 @@ impl Ledger {
         while room > 0 && into.len() < runs_max {
             let Some(run) = self.owed.next_run(at, room).filter(|r| r.start() < window.end())
             else {
-                return window.end();
+                at = window.end();
+                break;
             };
             let (run, _) = run.split_at(window.end() - run.start());
             self.hand_over(run);
@@ -125,18 +151,28 @@ impl Ledger {
             at = run.end();
             into.push(run);
         }
+        // All that was owed up to there.
+        self.owed.clear_run(PageRun::from_range(window.start().get()..at.get()));
         at
     }
 
-    /// A run of owed pages goes in flight.
+    /// A run of owed pages goes in flight; the caller takes it out of those.
     fn hand_over(&mut self, run: PageRun) {
-        self.owed.clear_run(run);
         self.in_flight.set_run(run);
         self.owed_pages -= run.pages();
         self.in_flight_pages += run.pages();
         if self.unsent_pages > 0 {
-            self.unsent_pages -= self.unsent.count_run(run);
-            self.unsent.clear_run(run);
+            self.unsent_pages -= match &mut self.unsent {
+                None => run.pages(),
+                Some(unsent) => {
+                    let pages = unsent.count_run(run);
+                    unsent.clear_run(run);
+                    pages
+                }
+            };
+            if self.unsent_pages == 0 {
+                self.unsent = None;
+            }
         }
     }
 
@@ -155,6 +191,7 @@ impl Ledger {
             while into.len() < runs_max
                 && let Some(owed) = next_run_in(&self.owed, at, PageIndex::new(end))
             {
+                self.owed.clear_run(owed);
                 self.hand_over(owed);
                 at = owed.end();
                 match into.last_mut().filter(|last| last.end() == owed.start()) {
@@ -200,6 +237,7 @@ impl Ledger {
     /// The attempt failed: whatever was not acknowledged is owed again.
     pub(crate) fn take_back(&mut self) {
         if self.in_flight_pages > 0 {
+            self.tell_unsent();
             merge(&mut self.owed, &self.in_flight);
             self.in_flight.clear_all();
             self.in_flight_pages = 0;
@@ -269,10 +307,15 @@ mod tests {
     proptest! {
         /// No page is ever forgotten: owed, in flight and skipped follow a model of three sets.
         #[test]
-        fn follows_the_model(steps in prop::collection::vec(step(), 0..60)) {
+        fn follows_the_model(
+            populated in prop::collection::btree_set(0u64..200, 0..100),
+            steps in prop::collection::vec(step(), 0..60),
+        ) {
             let mut ledger = Ledger::new(200);
-            let (mut owed, mut flying, mut skipped, mut ever) =
-                (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+            ledger.owe_populated(&set_of(populated.iter().copied())).unwrap();
+            let (mut unsent, mut owed) = (populated.clone(), populated);
+            let (mut flying, mut skipped, mut ever) =
+                (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
             for step in steps {
                 match step {
                     Step::Harvest(pages) => {
@@ -290,6 +333,7 @@ mod tests {
                         prop_assert!(owed.is_empty() || !taken.is_empty());
                         for page in taken {
                             prop_assert!(owed.remove(&page));
+                            unsent.remove(&page);
                             flying.insert(page);
                         }
                     }
@@ -304,6 +348,7 @@ mod tests {
                         for page in into.iter().flat_map(|r| r.iter().map(PageIndex::get)) {
                             prop_assert!(picked.iter().any(|r| r.iter().any(|p| p.get() == page)));
                             prop_assert!(owed.remove(&page));
+                            unsent.remove(&page);
                             flying.insert(page);
                         }
                         let left = picked.iter().flat_map(|r| r.iter()).map(PageIndex::get);
@@ -330,6 +375,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(ledger.owed_pages(), (owed.len() + skipped.len()) as u64);
+                prop_assert_eq!(ledger.unsent_pages(), unsent.len() as u64);
                 prop_assert_eq!(ledger.owed(), &set_of(owed.iter().copied()));
                 prop_assert_eq!(&ledger.in_flight, &set_of(flying.iter().copied()));
                 prop_assert_eq!(ledger.harvested(), &set_of(ever.iter().copied()));

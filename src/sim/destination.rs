@@ -123,7 +123,7 @@ impl DestinationHost {
     }
 
     fn write(&mut self, frame: &Frame, check: &mut Checker) {
-        for ((page, _), base) in frame.pages().zip(&frame.bases) {
+        for (base, (page, _)) in frame.bases.iter().zip(frame.pages()) {
             check.delta_made_from(page, *base, self.versions.get(page));
         }
         let mut rest = frame.versions.as_slice();

@@ -48,6 +48,7 @@ impl ModelGuest {
             return false;
         }
         let noticed = tracker.record.insert(page);
+        tracker.pages += u64::from(noticed);
         // What is on record was written, or was given back already.
         if noticed {
             self.written.set(page);
@@ -147,77 +148,65 @@ pub(super) struct ModelTracker {
     /// (KVM's manual protect).
     pub(super) two_phase: bool,
     pub(super) record: DenseBitmap,
+    /// On record.
+    pages: u64,
     /// Reports bitmaps that are one page short (R2: must be noticed).
     pub(super) short: bool,
-    /// Empty; the next record, so that a harvest copies nothing.
-    spare: Option<DenseBitmap>,
 }
 
 impl ModelTracker {
     pub(super) fn new(pages: u64, two_phase: bool) -> Self {
-        Self { armed: false, two_phase, record: DenseBitmap::new(pages), short: false, spare: None }
+        Self { armed: false, two_phase, record: DenseBitmap::new(pages), pages: 0, short: false }
     }
 
     pub(super) fn arm(&mut self) {
         self.armed = true;
-        self.record.clear_all();
+        self.forget();
     }
 
-    pub(super) fn harvest(&mut self) -> DenseBitmap {
-        let set = if self.short {
+    fn forget(&mut self) {
+        self.record.clear_all();
+        self.pages = 0;
+    }
+
+    /// Pages on record.
+    pub(super) fn pages(&self) -> u64 {
+        debug_assert_eq!(self.pages, self.record.count(), "the count of pages on record is off");
+        self.pages
+    }
+
+    /// What a harvest reports, if that is not the record itself (planted fault).
+    pub(super) fn cut_short(&self) -> Option<DenseBitmap> {
+        self.short.then(|| {
             let mut cut = DenseBitmap::new(self.record.len() - 1);
             for run in self.record.runs() {
                 let end = run.end().get().min(cut.len());
                 cut.set_run(PageRun::from_range(run.start().get().min(end)..end));
             }
             cut
-        } else if self.two_phase {
-            return self.record.clone();
-        } else {
-            let spare = self.spare.take();
-            let spare = spare.unwrap_or_else(|| DenseBitmap::new(self.record.len()));
-            return std::mem::replace(&mut self.record, spare);
-        };
-        if !self.two_phase {
-            self.record.clear_all();
-        }
-        set
+        })
     }
 
-    /// Takes a harvested or peeked set back, to be used again.
-    pub(super) fn recycle(&mut self, mut set: DenseBitmap) {
-        if set.len() == self.record.len() && self.spare.is_none() {
-            set.clear_all();
-            self.spare = Some(set);
+    /// The record was reported. `rearmed`: all of it shall be tracked again at once, whatever the
+    /// tracker.
+    pub(super) fn harvested(&mut self, rearmed: bool) {
+        if !self.two_phase || rearmed {
+            self.forget();
         }
-    }
-
-    /// What is on record in a window. Give it back by [`recycle`](Self::recycle).
-    pub(super) fn peek(&mut self, window: PageRun) -> DenseBitmap {
-        let spare = self.spare.take();
-        let mut set = spare.unwrap_or_else(|| DenseBitmap::new(self.record.len()));
-        let mut at = window.start();
-        while at < window.end()
-            && let Some(run) = self.record.next_run(at, window.end() - at)
-        {
-            let end = run.end().min(window.end());
-            set.set_run(PageRun::from_range(run.start().get().min(end.get())..end.get()));
-            at = end;
-        }
-        set
     }
 
     pub(super) fn rearm(&mut self, run: PageRun) {
         if self.two_phase {
-            self.record.clear_run(run);
+            self.clear(run);
         }
     }
 
     pub(super) fn clear(&mut self, run: PageRun) {
+        self.pages -= self.record.count_run(run);
         self.record.clear_run(run);
     }
 
     pub(super) fn restore(&mut self, set: &DenseBitmap) {
-        let _ = self.record.or_with(set);
+        self.pages += self.record.or_counting(set).unwrap_or(0);
     }
 }

@@ -7,7 +7,7 @@
 //! random outside the workload's own generator, and events of the same time happen in the order
 //! in which they were planned: a plan and a seed always give the same run (R8).
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::checker::{Checker, End};
@@ -21,6 +21,7 @@ use crate::units::{ChannelId, PageIndex, PageRun, PageSize, Tick};
 
 mod curve;
 mod encoder;
+mod event_hash;
 mod link;
 #[cfg(test)]
 mod order_tests;
@@ -37,6 +38,7 @@ pub use link::{Link, LinkChange, LinkHabits};
 pub use plan::{Disturbance, PairPlan, PairResult};
 
 use encoder::Weigher;
+use event_hash::EventHash;
 use link::{Share, Wire};
 use queue::{Event, Queue};
 
@@ -63,7 +65,7 @@ struct Pair<'g> {
     disturbed: bool,
     source_free: Tick,
     check: Checker,
-    log: DefaultHasher,
+    log: EventHash,
     sample_every: Option<Duration>,
     curve: Vec<CurvePoint>,
 }
@@ -139,7 +141,7 @@ impl<'g> Pair<'g> {
             disturbed: false,
             source_free: now,
             check,
-            log: DefaultHasher::new(),
+            log: EventHash::default(),
             sample_every: plan.sample_every.map(|every| every.max(SHORTEST_SAMPLE)),
             curve: Vec::new(),
         };
@@ -164,7 +166,7 @@ impl<'g> Pair<'g> {
             .map(|t| t.max(self.source_free));
         let destination =
             alive(self.destination.alive && !self.silent, self.destination.session.poll_timeout());
-        let Some(now) = [event, source, destination].into_iter().flatten().min() else {
+        let Some(now) = Tick::earlier(Tick::earlier(event, source), destination) else {
             return false;
         };
         if now > self.end_of_time {
@@ -292,12 +294,16 @@ impl<'g> Pair<'g> {
     }
 
     fn after_destination(&mut self) {
-        for (leaves, message) in std::mem::take(&mut self.destination.outbox) {
-            if !self.cut[0] {
-                let back = self.wire.send_back(leaves);
-                self.plan(back, Event::Back(message));
-            }
+        if self.destination.outbox.is_empty() {
+            return;
         }
+        let mut outbox = std::mem::take(&mut self.destination.outbox);
+        for (leaves, message) in outbox.drain(..).filter(|_| !self.cut[0]) {
+            let back = self.wire.send_back(leaves);
+            self.queue.plan(back, Event::Back(message));
+        }
+        // For its memory.
+        self.destination.outbox = outbox;
     }
 
     /// A channel's sender takes its next job.

@@ -5,6 +5,7 @@
 //! pages and always the same. Where the guest stands in its trace depends only on how much time it
 //! was given, never on how that time was cut into pieces, so looking at a run does not change it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::guest::VirtualGuest;
@@ -121,7 +122,8 @@ impl Current {
 pub struct TraceGuest<S: TickSource> {
     source: S,
     replay: Replay,
-    populated: DenseBitmap,
+    /// `None`: all pages.
+    populated: Option<Arc<DenseBitmap>>,
     /// On the simulator's clock.
     now: Tick,
     /// How far the guest has come, on the replay's clock.
@@ -301,7 +303,8 @@ impl<S: TickSource> VirtualGuest for TraceGuest<S> {
     }
 
     fn populated(&self) -> Option<DenseBitmap> {
-        Some(self.populated.clone())
+        let set = self.populated.as_deref().cloned();
+        Some(set.unwrap_or_else(|| DenseBitmap::full(self.source.header().pages)))
     }
 
     fn lose(&mut self, time: Duration) {

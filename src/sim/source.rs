@@ -248,7 +248,7 @@ impl SourceHost {
     fn cost(&self, action: &SourceAction) -> Duration {
         match action {
             SourceAction::Harvest { .. } => {
-                let pages = u32::try_from(self.tracker.record.count()).unwrap_or(u32::MAX);
+                let pages = u32::try_from(self.tracker.pages()).unwrap_or(u32::MAX);
                 self.costs.harvest + self.costs.per_dirty_page * pages
             }
             SourceAction::Pause => self.costs.pause,
@@ -289,18 +289,16 @@ impl SourceHost {
                 if !last {
                     self.tell_requests(now);
                 }
-                let set = self.tracker.harvest();
+                let cut = self.tracker.cut_short();
                 // In a round pages are re-armed before they are read; here none will be.
-                if self.session.phase() == SourcePhase::Preflight {
-                    set.runs().for_each(|run| self.tracker.rearm(run));
-                }
-                self.session.handle(now, SourceInput::Harvested { set: &set, began });
-                self.tracker.recycle(set);
+                let rearmed = self.session.phase() == SourcePhase::Preflight;
+                // Nothing is written until the session has seen it.
+                let set = cut.as_ref().unwrap_or(&self.tracker.record);
+                self.session.handle(now, SourceInput::Harvested { set, began });
+                self.tracker.harvested(rearmed);
             }
-            SourceAction::Peek { window } => {
-                let set = self.tracker.peek(window);
-                self.session.handle(now, SourceInput::Peeked(Some(&set)));
-                self.tracker.recycle(set);
+            SourceAction::Peek { .. } => {
+                self.session.handle(now, SourceInput::Peeked(Some(&self.tracker.record)));
             }
             SourceAction::SendBatch(batch) => self.queue_batch(batch, check),
             SourceAction::SetThrottle(throttle) => self.throttle = throttle,

@@ -45,7 +45,11 @@ impl Classes {
 
     #[inline]
     pub(super) fn insert(&mut self, class: usize, page: usize) {
-        self.insert_word(class, page / 64, 1 << (page % 64));
+        let (class, index, mask) = (&mut self.classes[class], page / 64, 1 << (page % 64));
+        let word = &mut class.words[index];
+        class.pages += u64::from(*word & mask == 0);
+        *word |= mask;
+        class.summary[index / 64] |= 1 << (index % 64);
     }
 
     /// Inserts the pages of `mask` of the `index`-th 64 pages.

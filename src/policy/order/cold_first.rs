@@ -203,10 +203,13 @@ impl PageOrder for ColdFirst {
         self.classes.clear_all();
         for (index, word) in owed.words().iter().enumerate().filter(|(_, word)| **word != 0) {
             let mut unknown = *word;
-            let known = self.pages[index * 64..].iter().take(64).enumerate();
-            for (bit, page) in known.filter(|(bit, page)| page.0 != 0 && word >> bit & 1 != 0) {
-                unknown &= !(1 << bit);
-                self.classes.insert(page.class(), index * 64 + bit);
+            let pages = &self.pages[index * 64..self.pages.len().min(index * 64 + 64)];
+            if pages.iter().fold(0, |any, page| any | page.0) != 0 {
+                let known = pages.iter().enumerate();
+                for (bit, page) in known.filter(|(bit, page)| page.0 != 0 && word >> bit & 1 != 0) {
+                    unknown &= !(1 << bit);
+                    self.classes.insert(page.class(), index * 64 + bit);
+                }
             }
             self.classes.insert_word(CLASSES - 1, index, unknown);
         }
@@ -216,13 +219,15 @@ impl PageOrder for ColdFirst {
         let now_ms = wrapping_ms(now);
         let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
         self.make_room(set.len(), now_ms.wrapping_sub(interval_ms));
-        for at in set.runs().flat_map(PageRun::iter).map(PageIndex::as_usize) {
-            let (before, page) = (self.pages[at], self.report(self.pages[at], now_ms));
-            self.pages[at] = page;
-            if page.class() != before.class() {
-                self.classes.remove(before.class(), at);
+        for run in set.runs() {
+            for at in run.start().as_usize()..run.end().as_usize() {
+                let (before, page) = (self.pages[at], self.report(self.pages[at], now_ms));
+                self.pages[at] = page;
+                if page.class() != before.class() {
+                    self.classes.remove(before.class(), at);
+                }
+                self.classes.insert(page.class(), at);
             }
-            self.classes.insert(page.class(), at);
         }
         if self.age {
             self.age(now_ms);

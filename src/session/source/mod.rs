@@ -218,7 +218,7 @@ impl SourceSession {
             self.harvest_at,
             self.preflight.next_at,
         ];
-        times.into_iter().flatten().min()
+        times.iter().copied().fold(None, Tick::earlier)
     }
 
     /// Time has come to one of the points of [`poll_timeout`](Self::poll_timeout).

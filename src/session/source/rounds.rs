@@ -68,11 +68,15 @@ impl SourceSession {
 
     /// Gives work to every channel that has room, the least busy first.
     pub(super) fn plan_batches(&mut self, now: Tick) {
-        if self.sending() && self.exhausted() {
-            // Looked for once: from here on there is nothing to look through.
-            self.cursor = self.config.regions.all().end();
-        }
-        while self.sending() && !self.peek_pending && !self.exhausted() {
+        while self.sending() {
+            if self.exhausted() {
+                // Looked for once: from here on there is nothing to look through.
+                self.cursor = self.config.regions.all().end();
+                return;
+            }
+            if self.peek_pending {
+                return;
+            }
             let room = self.config.channel_queue;
             let free = self.lanes.iter().enumerate().filter(|(_, lane)| lane.queued < room);
             let Some((lane, _)) = free.min_by_key(|(_, lane)| lane.queued) else { return };
@@ -260,11 +264,14 @@ impl SourceSession {
         if !last && self.phase != SourcePhase::Harvesting {
             return;
         }
-        if let Err(error) = self.ledger.owe_harvested(set) {
-            self.ledger.distrust_record();
-            return self.fail(now, AbortCode::Source, format!("Harvested pages: {error}"));
-        }
-        let interval = self.meter.harvested(began, now, set.count(), last);
+        let pages = match self.ledger.owe_harvested(set) {
+            Ok(pages) => pages,
+            Err(error) => {
+                self.ledger.distrust_record();
+                return self.fail(now, AbortCode::Source, format!("Harvested pages: {error}"));
+            }
+        };
+        let interval = self.meter.harvested(began, now, pages, last);
         let (owed, link) = (self.ledger.owed_pages(), self.meter.carried());
         self.shadows.harvested(began, (!last).then_some(interval), set, owed, link);
         if last {

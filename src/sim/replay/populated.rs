@@ -37,12 +37,16 @@ impl Populated {
     /// had 10 to 30 % of their memory in use (README of the traces).
     pub const USUAL_SHARE: f64 = 0.2;
 
-    /// The set for a trace, which is read as a whole unless every page is populated.
-    pub(super) fn pages<S: TickSource>(&self, source: &mut S) -> Result<DenseBitmap, S::Error> {
+    /// The set for a trace, which is read as a whole unless the set is known; `None` if every
+    /// page is populated.
+    pub(super) fn pages<S: TickSource>(
+        &self,
+        source: &mut S,
+    ) -> Result<Option<Arc<DenseBitmap>>, S::Error> {
         let total = source.header().pages;
         let (mut set, share) = match self {
-            Self::All => return Ok(DenseBitmap::full(total)),
-            Self::Set(set) => return Ok(DenseBitmap::clone(set)),
+            Self::All => return Ok(None),
+            Self::Set(set) => return Ok(Some(Arc::clone(set))),
             Self::Touched => (touched_pages(source)?, 0.0),
             Self::Share(share) => (touched_pages(source)?, *share),
             Self::Header => {
@@ -58,7 +62,7 @@ impl Populated {
                 set.set_run(within(run, total));
             }
         }
-        Ok(set)
+        Ok(Some(set.into()))
     }
 }
 
