@@ -2,10 +2,10 @@
 //! Source and destination in virtual time over a modelled link.
 //!
 //! The link is one queue that all channels share: an item leaves when the items before it have
-//! left, takes its bytes over the bandwidth, and arrives one latency later. Channels whose own
-//! limits the link carries all at once are queues of their own. Nothing is drawn at
-//! random outside the workload's own generator, and events of the same time happen in the order
-//! in which they were planned: a plan and a seed always give the same run (R8).
+//! left, takes its bytes over the bandwidth, and arrives one latency later. Channels whose limits
+//! the link carries all at once are queues of their own. Nothing is drawn at random outside the
+//! workload's own generator, and events of the same time happen in the order in which they were
+//! planned: a plan and a seed always give the same run (R8).
 
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -13,11 +13,9 @@ use std::time::Duration;
 use super::checker::{Checker, End};
 use super::destination::{DestinationCosts, DestinationFaults, DestinationHost};
 use super::guest::{Runner, VirtualGuest};
-use super::model::ModelGuest;
 use super::source::{Costs, Job, Keep, SourceFaults, SourceHost, WireItem};
-use crate::bitmap::DenseBitmap;
 use crate::session::{DestinationInput, SourceInput, SourcePhase};
-use crate::units::{ChannelId, PageIndex, PageRun, PageSize, Tick};
+use crate::units::{ChannelId, PageIndex, PageSize, Tick};
 
 mod curve;
 mod encoder;
@@ -42,8 +40,9 @@ use event_hash::EventHash;
 use link::{Share, Wire};
 use queue::{Event, Queue};
 
-/// Virtual time after which a run counts as hung.
+/// Virtual time after which a run counts as hung, beside that in which all memory is sent so often.
 const LONGEST_RUN: Duration = Duration::from_secs(20 * 3600);
+const SENDINGS: u64 = 100;
 /// Least time from one sample to the next, so that a curve stays within some GiB at the worst.
 const SHORTEST_SAMPLE: Duration = Duration::from_millis(1);
 
@@ -99,7 +98,7 @@ impl<'g> Pair<'g> {
         let pages = plan.source.regions.pages();
         let channels = usize::from(plan.source.channels);
         let mut check = Checker::default();
-        let mut memory = memory_at_start(&plan, guest, &mut check);
+        let mut memory = plan.memory_at_start(guest, &mut check);
         if plan.sample_every.is_some() {
             memory.follow_stale();
         }
@@ -124,11 +123,12 @@ impl<'g> Pair<'g> {
             resume: plan.state_cost,
         };
         let weigher = Weigher::new(plan.encoder, guest, pages);
+        let sent = pages * u64::from(PageSize::BASE.bytes_u32()) * SENDINGS;
         let mut pair = Self {
             source,
             destination,
             runner: Runner::new(guest, now, plan.fault_cost),
-            end_of_time: now + LONGEST_RUN,
+            end_of_time: now + LONGEST_RUN + plan.link.time_for(sent),
             now,
             wire: Wire::new(now, plan.link, &plan.link_habits, channels),
             per_page: plan.per_page,
@@ -471,28 +471,6 @@ impl<'g> Pair<'g> {
             violations: self.check.violations().to_vec(),
         }
     }
-}
-
-/// The guest's memory when the plan starts.
-fn memory_at_start(plan: &PairPlan, guest: &dyn VirtualGuest, check: &mut Checker) -> ModelGuest {
-    let pages = plan.source.regions.pages();
-    let told = guest.populated().map(|set| (set.len(), set));
-    if let Some((told, _)) = &told
-        && *told != pages
-    {
-        check.breach("guest", format!("it tells of {told} pages, but the plan has {pages}"));
-    }
-    let populated = told.filter(|(told, _)| *told == pages).map_or_else(
-        || {
-            #[expect(clippy::cast_precision_loss, reason = "a share")]
-            let first = (0..pages).take_while(|p| (*p as f64) < pages as f64 * plan.populated);
-            let mut set = DenseBitmap::new(pages);
-            set.set_run(PageRun::from_range(0..first.count() as u64));
-            set
-        },
-        |(_, set)| set,
-    );
-    ModelGuest::new(&populated)
 }
 
 /// The last moment for which the pair is the one that runs the guest: its resume elsewhere, or

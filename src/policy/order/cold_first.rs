@@ -72,7 +72,9 @@ pub struct ColdFirst {
     weight: i32,
     /// When tracking began, in milliseconds.
     began_ms: u32,
-    pages: Vec<Page>,
+    /// As plain numbers: zeros that nobody wrote take no memory then, and of a large guest most
+    /// pages are never reported.
+    pages: Vec<u32>,
     /// Owed pages by octave.
     classes: Classes,
     /// When each class was looked through for pages that have been quiet.
@@ -150,7 +152,7 @@ impl ColdFirst {
     fn make_room(&mut self, pages: u64, now_ms: u32) {
         let pages = PageIndex::new(pages).as_usize();
         if self.pages.len() != pages {
-            self.pages = vec![Page::default(); pages];
+            self.pages = vec![0; pages];
             self.classes = Classes::new(CLASSES, pages);
             self.began_ms = now_ms;
             self.aged_ms = [now_ms; CLASSES];
@@ -180,11 +182,13 @@ impl ColdFirst {
             self.aged_ms[class] = now_ms;
             let pages = &mut self.pages;
             self.classes.retain(class, |at| {
-                let quiet = steps(pages[at].quiet_ms(now_ms));
+                let page = Page(pages[at]);
+                let quiet = steps(page.quiet_ms(now_ms));
                 let stays = class_of(quiet) < class + AGE_OCTAVES;
                 if !stays {
-                    pages[at] = Page((pages[at].0 & !0xff) | Page::new(quiet, 0).0);
-                    grown.push((pages[at].class(), at));
+                    let grew = Page((page.0 & !0xff) | Page::new(quiet, 0).0);
+                    pages[at] = grew.0;
+                    grown.push((grew.class(), at));
                 }
                 stays
             });
@@ -204,8 +208,8 @@ impl PageOrder for ColdFirst {
         for (index, word) in owed.words().iter().enumerate().filter(|(_, word)| **word != 0) {
             let mut unknown = *word;
             let pages = &self.pages[index * 64..self.pages.len().min(index * 64 + 64)];
-            if pages.iter().fold(0, |any, page| any | page.0) != 0 {
-                let known = pages.iter().enumerate();
+            if pages.iter().fold(0, |any, page| any | page) != 0 {
+                let known = pages.iter().map(|page| Page(*page)).enumerate();
                 for (bit, page) in known.filter(|(bit, page)| page.0 != 0 && word >> bit & 1 != 0) {
                     unknown &= !(1 << bit);
                     self.classes.insert(page.class(), index * 64 + bit);
@@ -221,8 +225,9 @@ impl PageOrder for ColdFirst {
         self.make_room(set.len(), now_ms.wrapping_sub(interval_ms));
         for run in set.runs() {
             for at in run.start().as_usize()..run.end().as_usize() {
-                let (before, page) = (self.pages[at], self.report(self.pages[at], now_ms));
-                self.pages[at] = page;
+                let before = Page(self.pages[at]);
+                let page = self.report(before, now_ms);
+                self.pages[at] = page.0;
                 if page.class() != before.class() {
                     self.classes.remove(before.class(), at);
                 }
@@ -327,7 +332,7 @@ mod tests {
                 let set = set_of(if step % 4 == 0 { &[1, 2] } else { &[1] });
                 order.harvested(at(first_ms + step * 50), Duration::from_millis(50), &set);
             }
-            order.pages.iter().map(|page| page.mean()).collect::<Vec<_>>()
+            order.pages.iter().map(|page| Page(*page).mean()).collect::<Vec<_>>()
         };
         // Across the wrap of 24 bits of milliseconds, too.
         assert_eq!(learn(0), learn(7_200_000));

@@ -26,6 +26,11 @@ impl Link {
         let whole = self.bandwidth_bytes_per_s;
         (whole - service_bytes_per_s.max(0.0)).max(whole * LEAST_SHARE)
     }
+
+    /// How long so many bytes take at this rate.
+    pub(super) fn time_for(self, bytes: u64) -> Duration {
+        time(bytes, self.bandwidth_bytes_per_s)
+    }
 }
 
 /// What a socket takes at a time.

@@ -8,14 +8,17 @@ use serde::Serialize;
 use super::curve::CurvePoint;
 use super::encoder::EncoderModel;
 use super::link::{Link, LinkHabits};
+use crate::bitmap::DenseBitmap;
 use crate::policy::Strategy;
 use crate::report::{Decision, Outcome, RoundReport, ShadowReport, Totals};
 use crate::session::{DestinationConfig, SourceConfig};
-use crate::sim::checker::Violation;
+use crate::sim::checker::{Checker, Violation};
 use crate::sim::destination::DestinationFaults;
+use crate::sim::guest::VirtualGuest;
+use crate::sim::model::ModelGuest;
 use crate::sim::source::SourceFaults;
 use crate::sim::workload::{Pattern, Workload};
-use crate::units::Tick;
+use crate::units::{PageRun, Tick};
 
 /// What disturbs a run, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -121,6 +124,32 @@ impl PairPlan {
     pub fn for_guest(source: SourceConfig, strategy: impl Into<Strategy>) -> Self {
         let pages = source.regions.pages();
         Self::new(source, strategy, Workload::new(Pattern::Idle, 0.0, pages, 0))
+    }
+
+    /// The guest's memory when the plan starts.
+    pub(super) fn memory_at_start(
+        &self,
+        guest: &dyn VirtualGuest,
+        check: &mut Checker,
+    ) -> ModelGuest {
+        let pages = self.source.regions.pages();
+        let told = guest.populated().map(|set| (set.len(), set));
+        if let Some((told, _)) = &told
+            && *told != pages
+        {
+            check.breach("guest", format!("it tells of {told} pages, but the plan has {pages}"));
+        }
+        let populated = told.filter(|(told, _)| *told == pages).map_or_else(
+            || {
+                #[expect(clippy::cast_precision_loss, reason = "a share")]
+                let first = (0..pages).take_while(|p| (*p as f64) < pages as f64 * self.populated);
+                let mut set = DenseBitmap::new(pages);
+                set.set_run(PageRun::from_range(0..first.count() as u64));
+                set
+            },
+            |(_, set)| set,
+        );
+        ModelGuest::new(&populated)
     }
 }
 

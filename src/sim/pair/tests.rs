@@ -195,3 +195,18 @@ fn service_traffic_takes_its_share_of_the_link() {
     }
     assert!((link.beside(f64::INFINITY) - 5.0).abs() < 1e-12);
 }
+
+/// A day on a slow link is no liveness bug.
+#[test]
+fn a_large_guest_may_take_days() {
+    const LARGE: u64 = 2 << 20;
+    let regions = RegionTable::single(PageSize::BASE, LARGE).unwrap();
+    let config = SourceConfig::new(MigrationId::new(9), regions);
+    let policy = PolicySpec::parse("fixed-rounds:rounds=2").unwrap().build();
+    let mut plan = PairPlan::for_guest(config, policy);
+    plan.link.bandwidth_bytes_per_s = 100_000.0;
+    let result = run_guest(plan, &mut Noted::default());
+    assert_eq!(result.outcome, Some(Outcome::HandedOver), "{:?}", result.failure);
+    assert!(result.ended_at > Tick::ZERO + Duration::from_secs(20 * 3600), "{:?}", result.ended_at);
+    assert!(result.violations.is_empty(), "{:?}", result.violations);
+}
