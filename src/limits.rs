@@ -116,6 +116,11 @@ pub const ATTACH_THREADS_MAX: usize = 256;
 pub const ATTACH_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it may take in all to open a userfaultfd in another process.
 pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often, and how far apart, it is tried on a process that has no code mapped: execve(2) lets
+/// go of the parent before the new program is in place.
+pub const ATTACH_FRESH_TRIES: u32 = 25;
+/// See [`ATTACH_FRESH_TRIES`].
+pub const ATTACH_FRESH_PAUSE: Duration = Duration::from_millis(10);
 
 /// Most runs of pages in one tick of a trace, and in its list of contents: 64 MiB and 96 MiB in
 /// memory. All pages of 64 GiB are at most twice as many.

@@ -39,6 +39,8 @@ pub use error::InjectError;
 
 use super::process::Process;
 use super::uffd::{UffdMode, Userfaultfd};
+#[cfg(target_arch = "x86_64")]
+use crate::limits;
 
 /// A hold on the memory of another process: its userfaultfd. Dropping it ends all registrations.
 #[derive(Debug)]
@@ -84,5 +86,19 @@ pub fn attach(process: &Process) -> Result<Attachment, InjectError> {
     #[cfg(not(target_arch = "x86_64"))]
     return Err(InjectError::Architecture);
     #[cfg(target_arch = "x86_64")]
-    launch::attach(process)
+    once_it_has_code(|| launch::attach(process))
+}
+
+/// Tries again while the process has nothing mapped that it could run.
+#[cfg(target_arch = "x86_64")]
+fn once_it_has_code<T>(
+    mut attach: impl FnMut() -> Result<T, InjectError>,
+) -> Result<T, InjectError> {
+    for _ in 1..limits::ATTACH_FRESH_TRIES {
+        match attach() {
+            Err(InjectError::NoGadget { .. }) => std::thread::sleep(limits::ATTACH_FRESH_PAUSE),
+            tried => return tried,
+        }
+    }
+    attach()
 }

@@ -18,7 +18,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use super::helper::{Report, Step};
-use super::{InjectError, attach, launch, raw, target};
+use super::{InjectError, attach, launch, once_it_has_code, raw, target};
 use crate::bitmap::DenseBitmap;
 use crate::dirty::{DirtyError, DirtyTracker, ProcessTracker};
 use crate::sys::test_child::{TestChild, protected};
@@ -89,4 +89,27 @@ fn reports_survive_the_way() {
     }
     assert_eq!(Report::from_bytes([0; Report::BYTES]), None);
     assert!(Userfaultfd::check(UffdMode::UserOnly).is_ok() || !can_attach());
+}
+
+#[test]
+fn a_process_that_was_started_just_now_is_given_time() {
+    let fresh = |tries: u32| {
+        let mut made = 0;
+        let result = once_it_has_code(|| {
+            made += 1;
+            if made < tries { Err(InjectError::NoGadget { pid: 7 }) } else { Ok(()) }
+        });
+        (made, result.is_ok())
+    };
+    assert_eq!(fresh(1), (1, true));
+    assert_eq!(fresh(3), (3, true));
+    let most = crate::limits::ATTACH_FRESH_TRIES;
+    assert_eq!(fresh(most + 1), (most, false));
+    // Any other refusal is final.
+    let mut made = 0;
+    let refused: Result<(), _> = once_it_has_code(|| {
+        made += 1;
+        Err(InjectError::Busy { pid: 7 })
+    });
+    assert!(matches!(refused, Err(InjectError::Busy { .. })) && made == 1);
 }
