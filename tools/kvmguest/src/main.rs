@@ -9,13 +9,14 @@ use clap::Parser;
 use command::Exit;
 
 use cli::args::{Args, Command};
-use cli::{demo, host};
+use cli::{demo, host, record};
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Send(args) => host::send(&args),
         Command::Receive(args) => host::receive(&args),
+        Command::Record(args) => record::run(&args),
     };
     let exit = done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

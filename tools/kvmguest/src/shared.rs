@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use precopy::dirty::DirtyTracker;
 use precopy::engine::{self, CancelToken, CreatedGuest, EventSink, SourceOptions, SourceParts};
 use precopy::guest::{GuestControl, GuestError};
 use precopy::memory::MappedMemory;
@@ -115,6 +116,14 @@ impl SharedGuest {
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         self.guest().fault()
+    }
+
+    /// [`KvmGuest::tracker`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn tracker(&self) -> Result<Box<dyn DirtyTracker>, GuestError> {
+        self.guest().tracker()
     }
 
     /// [`KvmGuest::tracker_why`].

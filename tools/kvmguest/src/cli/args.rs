@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -25,6 +26,8 @@ pub(crate) enum Command {
     Send(SendArgs),
     /// Wait for a guest, run it, check it, and perhaps migrate it on
     Receive(ReceiveArgs),
+    /// Record which pages a guest writes, for `precopy simulate` and `precopy tournament`
+    Record(RecordArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -78,6 +81,31 @@ pub(crate) struct ReceiveArgs {
     /// Stop when standard input ends
     #[arg(long, hide = true)]
     pub(crate) stop_at_eof: bool,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  kvmguest record guest.trace --run-for 10
+  kvmguest record guest.trace --tick 0.02 --tracker ring --vcpus 4 --memory-mib 64 --force
+  precopy trace info guest.trace")]
+pub(crate) struct RecordArgs {
+    /// The trace
+    #[arg(value_name = "FILE")]
+    pub(crate) to: PathBuf,
+    /// How long a tick lasts
+    #[arg(long, value_name = "SECONDS", default_value = "0.01", value_parser = tick)]
+    pub(crate) tick: Duration,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// How the guest's writes are found
+    #[arg(long, value_enum, default_value_t = TrackerName::Log)]
+    pub(crate) tracker: TrackerName,
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
 /// A guest that is started here, to be migrated.
@@ -219,6 +247,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A tick: from a millisecond to a minute.
+fn tick(text: &str) -> Result<Duration, String> {
+    let tick = seconds(text)?;
+    if (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&tick) {
+        Ok(tick)
+    } else {
+        Err(format!("{text} s; a tick lasts from 0.001 to 60"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +271,8 @@ mod tests {
             assert!(help.contains("Examples:"), "{} has no examples", sub.get_name());
         }
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(tick("0.02"), Ok(Duration::from_millis(20)));
+        assert!(tick("0").is_err() && tick("61").is_err());
         assert!(seconds("-1").is_err() && seconds("NaN").is_err() && seconds("1e9").is_err());
     }
 }

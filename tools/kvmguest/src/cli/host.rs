@@ -13,7 +13,9 @@ use precopy::session::SessionEvent;
 use precopy::transport::{TcpConnector, TcpListener, TcpOptions};
 use precopy::wire::Hello;
 
-use super::args::{MigrationArgs, ReceiveArgs, RunArgs, SendArgs, StartArgs};
+use super::args::{
+    GuestArgs, MigrationArgs, ReceiveArgs, RunArgs, SendArgs, StartArgs, TrackerName,
+};
 use super::lines::{Audit, Line, say};
 
 /// Runs the command.
@@ -26,12 +28,21 @@ pub(crate) fn send(args: &SendArgs) -> anyhow::Result<Exit> {
 pub(crate) fn start(args: &StartArgs) -> anyhow::Result<(SharedGuest, Stop)> {
     // What is wrong with them is said before anything is begun.
     args.migration.options()?;
-    let (config, stop) = (args.guest.config()?, Stop::install()?);
+    begin(&args.guest, args.migration.tracker, args.run.json)
+}
+
+/// Starts a guest whose writes are found like that.
+pub(crate) fn begin(
+    guest: &GuestArgs,
+    tracker: TrackerName,
+    json: bool,
+) -> anyhow::Result<(SharedGuest, Stop)> {
+    let (config, stop) = (guest.config()?, Stop::install()?);
     let text = config.to_string();
-    let mut guest = SharedGuest::start(config, args.migration.tracker.tracking())
+    let mut guest = SharedGuest::start(config, tracker.tracking())
         .context("No guest can run here; is /dev/kvm there, and may this user open it?")?;
     let tracker = guest.tracker_why();
-    say(&Line::Started { guest: text, tracker }, args.run.json)?;
+    say(&Line::Started { guest: text, tracker }, json)?;
     guest.resume()?;
     Ok((guest, stop))
 }
@@ -131,7 +142,7 @@ fn migrate(
 }
 
 /// Compares all memory with what it must hold.
-fn check(guest: &SharedGuest, run: &RunArgs) -> anyhow::Result<()> {
+pub(crate) fn check(guest: &SharedGuest, run: &RunArgs) -> anyhow::Result<()> {
     let report = guest.audit()?;
     let (clean, steps, text) = (report.is_clean(), report.total_steps(), report.to_string());
     say(&Line::Audit(Audit { clean, steps, text }), run.json)?;

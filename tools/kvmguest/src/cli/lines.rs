@@ -27,6 +27,7 @@ pub(crate) enum Line {
     Audit(Audit),
     Sent { report: Box<Report> },
     Ended { steps: u64 },
+    Recorded { file: String, ticks: u64, page_events: u64, bytes: u64, missed: u64, mean_us: f64 },
 }
 
 impl fmt::Display for Line {
@@ -38,6 +39,11 @@ impl fmt::Display for Line {
             Self::NotTakenOver { why } => write!(f, "No guest was taken over: {why}"),
             Self::Audit(audit) => write!(f, "Checked: {}", audit.text),
             Self::Sent { report } => sent(report, f),
+            Self::Recorded { file, ticks, page_events, bytes, missed, mean_us } => write!(
+                f,
+                "{file}: {ticks} ticks, {page_events} pages over all of them, {bytes} bytes; \
+                 {mean_us:.0} us a tick, {missed} missed"
+            ),
             Self::Ended { steps } => write!(f, "The guest ended here after {steps} steps"),
         }
     }

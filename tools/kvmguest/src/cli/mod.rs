@@ -5,3 +5,4 @@ pub(crate) mod args;
 pub(crate) mod demo;
 pub(crate) mod host;
 pub(crate) mod lines;
+pub(crate) mod record;

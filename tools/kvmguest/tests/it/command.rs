@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The command: migrations between processes.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::process::{Command, Output, Stdio};
 
+use precopy::trace::{TickSource, TraceReader, TraceTick};
 use serde_json::Value;
 
 use crate::guest::has_kvm;
@@ -51,6 +54,46 @@ fn a_guest_goes_through_processes() {
     let steps: Vec<u64> = audits.iter().map(|audit| audit["steps"].as_u64().unwrap()).collect();
     assert!(steps.is_sorted_by(|before, after| before < after), "it went on: {steps:?}");
     println!("{steps:?}");
+}
+
+/// What KVM's log says of a guest that writes a page and counts is a trace like any other.
+#[test]
+fn a_guest_is_recorded() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("guest.trace");
+    let path = file.to_str().unwrap();
+    for tracker in ["log", "log-harvest", "ring"] {
+        let tracker = format!("--tracker={tracker}");
+        let run = ["record", path, "--memory-mib=4", "--run-for=0.5", "--tick=0.02", "--json"];
+        let output = kvmguest(&[&run[..], &["--force", &tracker]].concat());
+        let lines = lines(&output);
+        let recorded = lines.iter().find(|line| line["event"] == "recorded").unwrap();
+        assert_eq!(lines.iter().find(|l| l["event"] == "audit").unwrap()["clean"], true);
+        let mut trace = TraceReader::new(BufReader::new(File::open(&file).unwrap())).unwrap();
+        let (mut tick, mut ticks, mut pages) = (TraceTick::default(), 0, 0);
+        while trace.next_tick(&mut tick).unwrap() {
+            (ticks, pages) = (ticks + 1, pages + tick.pages());
+        }
+        assert_eq!(
+            (ticks, pages),
+            (number_of(recorded, "ticks"), number_of(recorded, "page_events"))
+        );
+        assert!(trace.header().pages >= 1024 && trace.header().notes.contains("KVM"));
+        // It writes all the time, wherever the harvests fall.
+        assert!(ticks >= 2 && pages > ticks, "{ticks} ticks, {pages} pages");
+    }
+    // What is there is kept.
+    let output = kvmguest(&["record", path, "--run-for=0.1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--force"));
+    assert!(std::fs::metadata(&file).unwrap().len() > 0);
+}
+
+fn number_of(line: &Value, key: &str) -> u64 {
+    line[key].as_u64().unwrap()
 }
 
 #[test]
