@@ -172,6 +172,9 @@ impl Wire {
         self.channel_free[channel] = gone;
         let arrives = (gone + self.trip()).max(self.arrived[channel]);
         self.arrived[channel] = arrives;
+        if self.held_bytes == 0 {
+            return (gone, arrives);
+        }
         let rate = share.of(self.at(gone)).min(most.unwrap_or(f64::INFINITY));
         let early = seconds(self.unsent_when_taken(unsent.as_secs_f64() * rate, bytes) / rate);
         ((gone - early).max(ready), arrives)
@@ -182,9 +185,6 @@ impl Wire {
     #[expect(clippy::cast_precision_loss, reason = "a time")]
     fn unsent_when_taken(&self, unsent: f64, bytes: u64) -> f64 {
         let (most, bytes) = (self.held_bytes as f64, bytes as f64);
-        if self.held_bytes == 0 {
-            return 0.0;
-        }
         let full = (most / PACKET_BYTES).ceil() * PACKET_BYTES;
         let low = ((most / 2.0 / PACKET_BYTES).ceil() - 1.0) * PACKET_BYTES;
         let room = if unsent < most { full - unsent } else { 0.0 };

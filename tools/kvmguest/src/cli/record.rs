@@ -26,17 +26,15 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Runs the command.
 pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<Exit> {
     anyhow::ensure!(args.run.run_for >= args.tick, "--run-for is shorter than a tick");
+    // The guest first: where none can run, a file that is to be replaced stays what it was.
+    let (guest, stop) = host::begin(&args.guest, args.tracker, args.run.json)?;
     let sink = create(&args.to, args.force)?;
-    let started = host::begin(&args.guest, args.tracker, args.run.json);
-    let recorded = started.and_then(|(guest, stop)| {
-        let recorded = record(args, &guest, sink, &stop)?;
-        host::check(&guest, &args.run)?;
-        Ok(recorded)
-    });
+    let recorded = record(args, &guest, sink, &stop);
     let file = args.to.display().to_string();
     let recorded = recorded.inspect_err(|_| discard_empty(&args.to)).with_context(|| {
         format!("Nothing whole was recorded; if {file} is there, `precopy trace salvage` may help")
     })?;
+    host::check(&guest, &args.run)?;
     let (ticks, page_events) = (recorded.written.ticks, recorded.written.page_events);
     let (bytes, missed, mean_us) = (recorded.written.bytes, recorded.missed, recorded.mean_us);
     let line = Line::Recorded { file, ticks, page_events, bytes, missed, mean_us };

@@ -319,3 +319,19 @@ fn populated(trace: &MemoryTrace) -> DenseBitmap {
         Err(never) => match never {},
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tournament::plan::EXAMPLE;
+
+    #[test]
+    fn a_file_that_is_not_there_is_told_with_the_nearest() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("web-20.ptrace"), b"").unwrap();
+        let text = EXAMPLE.replacen("recording = \"web-20\"", "file = \"web-2.ptrace\"", 1);
+        let error = load(&Plan::parse(&text).unwrap(), folder.path()).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("web-2.ptrace; did you mean \"web-20.ptrace\"?"), "{told}");
+    }
+}

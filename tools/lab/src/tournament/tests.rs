@@ -493,14 +493,3 @@ fn made_up(
     let header = TraceHeader::new(pages, "made up");
     input(&plan.traces[0], name.to_owned(), &header, (0..ticks).map(tick).collect()).unwrap()
 }
-
-#[test]
-fn a_file_that_is_not_there_is_told_with_the_nearest() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("web-20.ptrace"), b"").unwrap();
-    let text =
-        super::plan::EXAMPLE.replacen("recording = \"web-20\"", "file = \"web-2.ptrace\"", 1);
-    let error = super::input::load(&Plan::parse(&text).unwrap(), folder.path()).unwrap_err();
-    let told = error.to_string();
-    assert!(told.contains("web-2.ptrace; did you mean \"web-20.ptrace\"?"), "{told}");
-}
