@@ -23,8 +23,8 @@ pub struct PagemapTracker {
     mode: UffdMode,
     scanner: Scanner,
     user_only: bool,
-    /// While armed. Closing it ends every registration.
-    uffd: Option<Userfaultfd>,
+    /// While armed.
+    pub(super) uffd: Option<Userfaultfd>,
 }
 
 impl PagemapTracker {
@@ -48,7 +48,8 @@ impl PagemapTracker {
                 return Err(DirtyError::Unsupported { tracker: NAME, why });
             }
             let addresses = map.mapped_addresses();
-            uffd.register(&addresses).map_err(|e| lacks("registering guest memory", &e))?;
+            let tried = uffd.register(&addresses).and_then(|()| uffd.unregister(&addresses));
+            tried.map_err(|e| lacks("registering guest memory", &e))?;
         }
         let scanner = Scanner::new(NAME, host.table().clone(), host.areas(), pagemap);
         Ok(Self { _host: host, mode, scanner, user_only: uffd.user_only(), uffd: None })
@@ -76,9 +77,9 @@ impl DirtyTracker for PagemapTracker {
     }
 
     fn arm(&mut self) -> Result<(), DirtyError> {
-        let system = |what| self.scanner.system(what);
         // Two userfaultfds cannot hold the same memory: the old one goes first.
-        self.uffd = None;
+        self.disarm()?;
+        let system = |what| self.scanner.system(what);
         let uffd = Userfaultfd::open(self.mode).map_err(system("open a userfaultfd"))?;
         for area in self.scanner.areas() {
             uffd.register(&area.addresses).map_err(system("register guest memory"))?;
@@ -107,6 +108,8 @@ impl DirtyTracker for PagemapTracker {
         self.scanner.restore(set)
     }
 
+    /// Ends the registrations one by one. Closing the descriptor ends them, too, but only once no
+    /// child that was forked meanwhile has a copy of it.
     fn disarm(&mut self) -> Result<(), DirtyError> {
         let Some(uffd) = self.uffd.take() else { return Ok(()) };
         for area in self.scanner.areas() {
@@ -114,5 +117,13 @@ impl DirtyTracker for PagemapTracker {
             released.map_err(self.scanner.system("release guest memory"))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for PagemapTracker {
+    fn drop(&mut self) {
+        if let Err(error) = self.disarm() {
+            tracing::warn!(%error, "The guest's memory stays protected, and its writes slower");
+        }
     }
 }

@@ -23,7 +23,8 @@ const NAME: &str = "process";
 /// Dirty tracking of memory of another process. While armed, a first write to a page costs that
 /// process a fault of about a microsecond.
 ///
-/// When this is dropped, or this process ends in any way, the kernel lifts all protection.
+/// When this is dropped, all protection is lifted; when this process ends in any way, the kernel
+/// lifts it.
 #[derive(Debug)]
 pub struct ProcessTracker {
     map: Arc<ProcessMap>,
@@ -195,8 +196,9 @@ impl DirtyTracker for ProcessTracker {
         self.scanner.restore(set)
     }
 
-    /// Ends the registrations, which lifts the protection. Of a process that has ended there is
-    /// nothing left to release.
+    /// Ends the registrations, which lifts the protection. Closing the descriptor does that, too,
+    /// but only once no child that was forked meanwhile has a copy of it. Of a process that has
+    /// ended there is nothing left to release.
     fn disarm(&mut self) -> Result<(), DirtyError> {
         if !std::mem::take(&mut self.armed) {
             return Ok(());
@@ -212,5 +214,13 @@ impl DirtyTracker for ProcessTracker {
             }
         }
         released
+    }
+}
+
+impl Drop for ProcessTracker {
+    fn drop(&mut self) {
+        if let Err(error) = self.disarm() {
+            tracing::warn!(%error, "The process stays tracked, and slower for it");
+        }
     }
 }

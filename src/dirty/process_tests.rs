@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
 use super::conformance::{self, Rig, TrackedMemory, Traits};
@@ -10,6 +11,7 @@ use super::{DirtyError, DirtyTracker, ProcessTracker};
 use crate::bitmap::DenseBitmap;
 use crate::memory::{MapOptions, MappedMemory, PageReader, ProcessMemory};
 use crate::region::{Region, RegionTable};
+use crate::sys::inject;
 use crate::sys::test_child::{TestChild, orders, protected, say};
 use crate::sys::{Backing, FilePart, ProcessMap};
 use crate::units::{GuestAddress, PageIndex, PageRun, PageSize};
@@ -302,7 +304,11 @@ fn a_released_process_runs_at_full_speed() {
         for by_drop in [false, true] {
             let puppet = Puppet::start(kind, &table);
             puppet.tell("W 0 4096 1");
-            let mut tracker = puppet.tracker();
+            let attachment = inject::attach(puppet.map.process()).unwrap();
+            // A child that is forked somewhere in this process has a copy of every descriptor.
+            let _copy = attachment.uffd().as_fd().try_clone_to_owned().unwrap();
+            let map = Arc::clone(&puppet.map);
+            let mut tracker = ProcessTracker::with_attachment(map, attachment).unwrap();
             tracker.arm().unwrap();
             assert_eq!(puppet.protected(), 4096);
             puppet.tell("W 0 100 2");

@@ -4,4 +4,5 @@
 # features add. A part that cannot be tested here says so on a line of its own.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-cargo test -q
+# One run is to show everything that fails.
+cargo test -q --no-fail-fast

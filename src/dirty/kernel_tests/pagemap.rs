@@ -2,13 +2,14 @@
 //! The pagemap tracker: blocks, holes, pages that are discarded or reclaimed.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::{alone, bytes, fill, harvest, has_pagemap, kinds, members, memory, pagemap};
 use crate::bitmap::DenseBitmap;
-use crate::dirty::{DirtyTracker, MprotectTracker};
+use crate::dirty::{DirtyTracker, MprotectTracker, PagemapTracker};
 use crate::memory::{MapOptions, MappedMemory, PageReader, PageWriter};
 use crate::region::{Region, RegionTable};
 use crate::sys::{Backing, Mapping, UffdMode};
@@ -200,7 +201,13 @@ fn trackers_come_and_go() {
     let mut second = pagemap(&memory, UffdMode::Best);
     first.arm().unwrap();
     assert!(second.arm().is_err(), "the memory is taken");
+    // A child that was forked somewhere in this process has copies of every descriptor.
+    let copy = |tracker: &PagemapTracker| {
+        tracker.uffd.as_ref().unwrap().as_fd().try_clone_to_owned().unwrap()
+    };
+    let _copy = copy(&first);
     first.arm().unwrap();
+    let _copy = copy(&first);
     drop(first);
     second.arm().unwrap();
     fill(&memory, [5]);
