@@ -56,6 +56,7 @@ pub(crate) fn run(args: &TournamentArgs) -> anyhow::Result<Exit> {
             match name {
                 PlanName::Example => plan::EXAMPLE,
                 PlanName::Standard => plan::STANDARD,
+                PlanName::Adversarial => plan::ADVERSARIAL,
                 PlanName::Quick => plan::QUICK,
             }
         );

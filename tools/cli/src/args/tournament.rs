@@ -52,6 +52,8 @@ pub(crate) enum PlanName {
     Example,
     /// All recorded traces, every strategy
     Standard,
+    /// Guests and links made to deceive a stop policy
+    Adversarial,
     /// A minute's worth, for a look at a new strategy
     Quick,
 }

@@ -52,7 +52,9 @@ fn plans_are_printed_and_sound_wherever_they_lie() {
     let assert = precopy(&["tournament", "--print-plan", "quick"]).assert().success();
     let path = plan(folder.path(), &String::from_utf8_lossy(&assert.get_output().stdout));
     precopy(&["tournament", text(&path), "--check"]).assert().success();
-    precopy(&["tournament", "--print-plan", "standard"]).assert().success();
+    for long in ["standard", "adversarial"] {
+        precopy(&["tournament", "--print-plan", long]).assert().success();
+    }
 }
 
 #[test]

@@ -106,6 +106,9 @@ pub fn key(plan: &Plan, inputs: &[Input], case: &Case, strategy: usize) -> u64 {
     (&input.name, &input.family, input.split, input.fingerprint).hash(&mut hasher);
     input.speed.to_bits().hash(&mut hasher);
     (&link.name, link.bandwidth_bytes_per_s.to_bits(), link.rtt_ms.to_bits()).hash(&mut hasher);
+    if link.jitter_ms > 0.0 {
+        link.jitter_ms.to_bits().hash(&mut hasher);
+    }
     for change in &link.changes {
         (change.at_s.to_bits(), change.bandwidth_bytes_per_s.to_bits()).hash(&mut hasher);
     }

@@ -127,6 +127,8 @@ impl<'p> Simulator<'p> {
         plan.source.preflight = preflight;
         plan.sample_every = sample;
         plan.keep_log = false;
+        plan.link_habits.jitter = Duration::from_secs_f64(link.jitter_ms / 1e3);
+        plan.link_habits.seed = case.seed;
         plan.link_habits.changes = link
             .changes
             .iter()

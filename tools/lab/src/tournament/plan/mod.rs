@@ -28,6 +28,9 @@ pub const EXAMPLE: &str = include_str!("../../../plans/example.toml");
 /// The standard plan: every shipped trace at 1 and 10 Gb/s, every strategy.
 pub const STANDARD: &str = include_str!("../../../plans/standard.toml");
 
+/// Synthetic guests and links that are made to deceive a stop policy.
+pub const ADVERSARIAL: &str = include_str!("../../../plans/adversarial.toml");
+
 /// A minute's worth, for a look at a new strategy.
 pub const QUICK: &str = include_str!("../../../plans/quick.toml");
 
@@ -188,7 +191,7 @@ impl Entry {
 pub struct Change {
     /// Seconds since the start of the migration.
     pub at_s: f64,
-    /// Bytes per second from then on.
+    /// Bytes per second from then on; 0 is an outage.
     pub bandwidth_bytes_per_s: f64,
 }
 
@@ -202,6 +205,8 @@ pub struct LinkSpec {
     pub bandwidth_bytes_per_s: f64,
     /// Round trip time in milliseconds.
     pub rtt_ms: f64,
+    /// Most time in milliseconds by which a message comes later than that.
+    pub jitter_ms: f64,
     /// Later bandwidths, by time.
     pub changes: Vec<Change>,
     /// Line of the plan.

@@ -49,7 +49,7 @@ const TRACE: &[&str] = &[
 /// What belongs to a synthetic guest only.
 const SYNTH: [&str; 3] = ["memory_mib", "length_s", "seed"];
 const STRATEGY: &[&str] = &["name", "use", "preflight_s", "tuning"];
-const LINK: &[&str] = &["name", "bandwidth_bytes_per_s", "rtt_ms", "changes"];
+const LINK: &[&str] = &["name", "bandwidth_bytes_per_s", "rtt_ms", "jitter_ms", "changes"];
 const CHANGE: &[&str] = &["at_s", "bandwidth_bytes_per_s"];
 const WEIGHTS: &[&str] = &["name", "time_ms_per_s", "bytes_ms_per_gib", "guest_loss_ms_per_s"];
 
@@ -222,9 +222,10 @@ fn links(root: &Table<'_>) -> Result<Vec<LinkSpec>, PlanError> {
 }
 
 fn link(table: &Table<'_>) -> Result<LinkSpec, PlanError> {
-    let bandwidth = |table: &Table<'_>| {
-        let found = table.number("bandwidth_bytes_per_s", BANDWIDTH.0, BANDWIDTH.1)?;
-        found.ok_or_else(|| table.missing("bandwidth_bytes_per_s", "125e6 is 1 Gb/s"))
+    const RATE: &str = "bandwidth_bytes_per_s";
+    let bandwidth = |table: &Table<'_>, least: f64| {
+        let found = table.number(RATE, least, BANDWIDTH.1)?;
+        found.ok_or_else(|| table.missing(RATE, "125e6 is 1 Gb/s"))
     };
     let tables = table.tables("changes", CHANGE)?;
     if tables.len() > CHANGES_MAX {
@@ -240,13 +241,16 @@ fn link(table: &Table<'_>) -> Result<LinkSpec, PlanError> {
             let expected = format!("later than the {} before", last.at_s);
             return Err(found.value_error(&at_s.to_string(), expected));
         }
-        changes.push(Change { at_s, bandwidth_bytes_per_s: bandwidth(change)? });
+        // A link may fail, but must come back.
+        let least = if changes.len() + 1 < tables.len() { 0.0 } else { BANDWIDTH.0 };
+        changes.push(Change { at_s, bandwidth_bytes_per_s: bandwidth(change, least)? });
     }
     let name = table.text("name")?.ok_or_else(|| table.missing("name", "any word"))?;
     Ok(LinkSpec {
         name: name.0.to_owned(),
-        bandwidth_bytes_per_s: bandwidth(table)?,
+        bandwidth_bytes_per_s: bandwidth(table, BANDWIDTH.0)?,
         rtt_ms: table.number("rtt_ms", 0.0, 10_000.0)?.unwrap_or(0.2),
+        jitter_ms: table.number("jitter_ms", 0.0, 10_000.0)?.unwrap_or(0.0),
         changes,
         line: table.line(),
     })

@@ -49,6 +49,7 @@ fn the_plans_that_come_with_it_are_read() {
         standard.offsets as usize * standard.seeds.len() >= 30 && standard.strategies.len() >= 40
     );
     Plan::parse(QUICK).unwrap();
+    Plan::parse(ADVERSARIAL).unwrap();
 }
 
 #[test]
@@ -72,6 +73,7 @@ fn mistakes_give_line_key_and_nearest_name() {
         ("name = \"second\"", "nam = \"qemu\"", 10, &["strategy[2].nam", "mean \"name\"?"]),
         ("offsets = 30", "reference = \"secnod\"", 1, &["mean \"second\"?"]),
         ("125e6", "1", 14, &["link[1].bandwidth_bytes_per_s is 1", "from 1000 to"]),
+        ("= 2e6", "= 0", 17, &["changes[2].bandwidth_bytes_per_s is 0", "from 1000 to"]),
         ("at_s = 2", "at_s = 1", 17, &["link[1].changes[2].at_s is 1", "later than the 1"]),
         ("at_s = 2", "at = 2", 17, &["link[1].changes[2].at;", "mean \"at_s\"?"]),
         ("[[link]]", "[link]", 12, &["link is of type table", "[[link]]"]),

@@ -189,6 +189,7 @@ pub(super) fn plan(page: &mut Page, summary: &Summary) {
             head(link.name.as_str()),
             number(sig(link.bandwidth_bytes_per_s / 1e6)),
             number(sig(link.rtt_ms)),
+            number(sig(link.jitter_ms)),
             cell(changes.collect::<Vec<_>>().join(", ")),
         ]
     });
@@ -211,7 +212,7 @@ pub(super) fn plan(page: &mut Page, summary: &Summary) {
             traces,
         ),
         text_el("h3", "Links"),
-        table(&["name", "MB/s", "round trip, ms", "changes"], links),
+        table(&["name", "MB/s", "round trip, ms", "jitter, ms", "changes"], links),
         text_el("h3", "Mean cost J under every set of weights"),
         grid(summary),
     ];
