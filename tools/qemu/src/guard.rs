@@ -260,8 +260,12 @@ mod tests {
     fn an_owner_survives_its_guard() {
         let mut guard = Guard::start(&mut Command::new("true")).unwrap();
         let _ = guard.child.wait();
-        guard.tell(Stage::Stopping);
-        guard.tell(Stage::Committing);
-        assert!(guard.pipe.is_none());
+        // A child that another test is just starting may have a copy of the pipe's other end.
+        let noticed = (0..1000).any(|_| {
+            guard.tell(Stage::Stopping);
+            thread::sleep(END_INTERVAL);
+            guard.pipe.is_none()
+        });
+        assert!(noticed);
     }
 }
