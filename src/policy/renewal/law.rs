@@ -45,6 +45,13 @@ impl Law {
         self.points.iter().map(|(_, ms)| *ms).min_by(f64::total_cmp)
     }
 
+    /// Whether the newest residual is lower than all before it, by more than the share `gain`.
+    pub(super) fn is_new_low(&self, gain: f64) -> bool {
+        let mut points = self.points.iter().rev().map(|(_, ms)| *ms);
+        let Some(newest) = points.next() else { return false };
+        points.all(|ms| newest < ms * (1.0 - gain))
+    }
+
     /// How much of the time watched it holds.
     pub(super) fn seconds(&self) -> f64 {
         let ends = self.points.front().zip(self.points.back());

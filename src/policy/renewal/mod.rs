@@ -14,7 +14,8 @@
 //!
 //! Levels that were never seen are reckoned with, too, the more so the less was seen: `hope`
 //! times in the time watched. So a policy that saw only a burst waits for its end, but no longer
-//! than what a low could win.
+//! than what a low could win. When the link's rate becomes another one ([`regime`]), the law is learnt
+//! anew.
 //!
 //! **Before there is a law** (no pre-flight, and less than `warmup_ms` since the first pass) every
 //! low is descended into all the same; its bottom is taken if it is so low that even to learn the
@@ -27,6 +28,7 @@
 //! hour.
 
 mod law;
+mod regime;
 
 use std::time::Duration;
 
@@ -35,6 +37,7 @@ use super::parameters::{ParameterInfo, ParameterKind, Values};
 use super::{DowntimeLimit, Moment, Observation, PolicyInfo, StopPolicy, Verdict};
 use crate::units::{Throttle, Tick};
 use law::{Law, Taken};
+use regime::Regime;
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "renewal",
@@ -103,6 +106,8 @@ pub struct Renewal {
     watched_at: Option<Tick>,
     /// The throttle under which that was.
     throttle: Throttle,
+    /// The link over which it was.
+    regime: Regime,
     /// Whether the pre-flight's model has settled, and its last residual.
     settled: bool,
     preflight_last: Duration,
@@ -135,6 +140,7 @@ impl Renewal {
             watched: Duration::ZERO,
             watched_at: None,
             throttle: Throttle::NONE,
+            regime: Regime::default(),
             settled: false,
             preflight_last: Duration::ZERO,
             reservation: None,
@@ -142,17 +148,28 @@ impl Renewal {
         }
     }
 
-    /// Takes a residual into the law. Under another throttle the guest is another one.
-    fn watch(&mut self, seen: &Observation, residual: Duration) {
+    /// Takes a residual into the law. Under another throttle the guest is another one; over another
+    /// link the law is.
+    fn watch(&mut self, seen: &Observation, residual: Duration, bytes_per_s: Option<f64>) {
         if seen.throttle != self.throttle {
             self.throttle = seen.throttle;
             self.law.forget();
+            self.regime = Regime::default();
             (self.watched, self.watched_at) = (Duration::ZERO, None);
         }
         if let Some(before) = self.watched_at.replace(seen.now) {
             self.watched += seen.now.since(before);
         }
+        if bytes_per_s.is_some_and(|rate| self.regime.changes(self.watched, rate)) {
+            self.law.forget();
+            (self.reservation, self.computed_at) = (None, None);
+        }
         self.law.add(Tick::ZERO + self.watched, milliseconds(residual));
+    }
+
+    /// For how long the law in force was learnt.
+    fn learnt(&self) -> Duration {
+        self.watched.saturating_sub(self.regime.since())
     }
 
     /// The reservation for what time is left, computed anew now and then. Without hope, only what
@@ -163,7 +180,7 @@ impl Renewal {
         hopeless: bool,
         left: Option<Duration>,
     ) -> Option<(f64, Taken)> {
-        if self.watched < self.warmup {
+        if self.learnt() < self.warmup {
             return None;
         }
         if self.computed_at.is_none_or(|at| now.since(at) >= COMPUTE_EVERY) {
@@ -179,7 +196,7 @@ impl Renewal {
 
     /// Why nothing within the limit is to be expected, if so.
     fn hopeless(&self, seen: &Observation) -> Option<String> {
-        let evidence = self.evidence.filter(|evidence| self.watched >= *evidence)?;
+        let evidence = self.evidence.filter(|evidence| self.learnt() >= *evidence)?;
         // What still falls may come down to the limit.
         if self.law.lows_fall(evidence) {
             return None;
@@ -204,7 +221,7 @@ impl Renewal {
             self.watched_at = None;
             return Verdict::go_on("the first pass is not over");
         }
-        self.watch(seen, residual);
+        self.watch(seen, residual, seen.smooth_bandwidth_bytes_per_s);
         let left = seen.deadline.map(|deadline| deadline.saturating_sub(seen.elapsed));
         let hopeless = self.hopeless(seen);
         let level = self.reservation(seen.now, hopeless.is_some(), left);
@@ -217,12 +234,19 @@ impl Renewal {
             Some((level, _)) if residual_ms > level => {
                 return Verdict::go_on(format!("{residual_ms:.1} ms, reservation {level:.1} ms"));
             }
-            Some((level, Taken::AtOnce)) => {
+            Some((level, Taken::AtOnce)) if !self.falls_anew() => {
                 return Verdict::stop(format!("a lull at {residual:.1?}, below {level:.1} ms"));
             }
-            Some((_, Taken::Descent)) | None => {}
+            Some(_) | None => {}
         }
         self.descend(seen, residual, level.map(|(level, _)| level))
+    }
+
+    /// Whether the residual is lower than ever, and comes down: then the law does not know how far
+    /// down this goes, and how soon it is over.
+    fn falls_anew(&self) -> bool {
+        self.law.is_new_low(self.descent.gain())
+            || self.law.is_new_low(0.0) && self.law.falls(TREND, self.wait_ms_per_s)
     }
 
     /// One step of a descent. Its bottom is taken at or below the reservation; without one, if
@@ -272,7 +296,7 @@ impl StopPolicy for Renewal {
         if !self.settled {
             return Verdict::go_on("until the model has settled");
         }
-        self.watch(seen, residual);
+        self.watch(seen, residual, seen.round_bandwidth_bytes_per_s);
         match self.hopeless(seen) {
             Some(why) if self.gives_up => Verdict::give_up(why),
             _ => Verdict::go_on("learning"),
@@ -397,6 +421,49 @@ mod tests {
         let (step, verdict) = run(&mut *policy("renewal"), std::iter::repeat_n(250, 50_000));
         assert_eq!(verdict.word(), "stop_and_copy");
         assert!(step < 3000, "{step}");
+    }
+
+    /// What a residual at 1 MB/s is over a link of so many MB/s.
+    fn over(link: f64, seen: &Observation) -> Observation {
+        let rate = Some(link * 1e6);
+        Observation {
+            round_bandwidth_bytes_per_s: rate,
+            smooth_bandwidth_bytes_per_s: rate,
+            ..seen.clone()
+        }
+    }
+
+    #[test]
+    fn a_link_that_recovers_is_no_lull() {
+        // Over a slow link 2 s; over the fast one 5 ms in the end, down by a steep or a gentle slope.
+        for (kept, lasts) in [(80, 27), (94, 80)] {
+            let mut policy = policy("renewal:evidence_s=off");
+            let judged = (1..400).find_map(|step| {
+                // The residual is in ms of the link of its time.
+                let (rate, residual_ms) = match step {
+                    1..=80 => (1, 2000 + step % 7 * 10),
+                    _ => (4, (81..=step).fold(2000, |ms, _| 5.max(ms * kept / 100))),
+                };
+                let seen = harvested(step * 100, residual_ms * rate);
+                let verdict = policy.judge(&over(rate as f64, &seen));
+                (verdict.word() != "continue").then_some((step, verdict))
+            });
+            let (step, verdict) = judged.unwrap();
+            assert!(verdict.word() == "stop_and_copy", "{step}: {}", verdict.reason());
+            assert!(step >= 80 + lasts, "{step}: {}", verdict.reason());
+        }
+    }
+
+    #[test]
+    fn another_link_makes_another_law() {
+        let mut policy = policy("renewal");
+        for step in 1..=99 {
+            policy.judge(&over(1.0, &harvested(step * 100, 2000)));
+        }
+        // Ten seconds without hope are over at the hundredth step, but not over this link.
+        let mut words =
+            (100..250).map(|step| policy.judge(&over(4.0, &harvested(step * 100, 8000))).word());
+        assert_eq!(words.position(|word| word == "give_up"), Some(100));
     }
 
     #[test]
