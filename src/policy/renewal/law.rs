@@ -52,6 +52,17 @@ impl Law {
         points.all(|ms| newest < ms * (1.0 - gain))
     }
 
+    /// Whether each of the last three residuals is lower than all before it: no lull is entered,
+    /// the residual slides.
+    pub(super) fn slides(&self) -> bool {
+        let mut points = self.points.iter().rev().map(|(_, ms)| *ms);
+        let (Some(last), Some(second), Some(third)) = (points.next(), points.next(), points.next())
+        else {
+            return false;
+        };
+        last < second && second < third && points.all(|ms| third < ms)
+    }
+
     /// How much of the time watched it holds.
     pub(super) fn seconds(&self) -> f64 {
         let ends = self.points.front().zip(self.points.back());

@@ -14,8 +14,8 @@
 //!
 //! Levels that were never seen are reckoned with, too, the more so the less was seen: `hope`
 //! times in the time watched. So a policy that saw only a burst waits for its end, but no longer
-//! than what a low could win. When the link's rate becomes another one ([`regime`]), the law is learnt
-//! anew.
+//! than what a low could win. When the link's rate becomes another one ([`regime`]), the law is
+//! learnt anew.
 //!
 //! **Before there is a law** (no pre-flight, and less than `warmup_ms` since the first pass) every
 //! low is descended into all the same; its bottom is taken if it is so low that even to learn the
@@ -242,11 +242,11 @@ impl Renewal {
         self.descend(seen, residual, level.map(|(level, _)| level))
     }
 
-    /// Whether the residual is lower than ever, and comes down: then the law does not know how far
-    /// down this goes, and how soon it is over.
+    /// Whether the residual is far lower than ever, or comes down to where it never was: then the
+    /// law does not know how far down this goes, and how soon it is over.
     fn falls_anew(&self) -> bool {
         self.law.is_new_low(self.descent.gain())
-            || self.law.is_new_low(0.0) && self.law.falls(TREND, self.wait_ms_per_s)
+            || self.law.slides() && self.law.falls(TREND, self.wait_ms_per_s)
     }
 
     /// One step of a descent. Its bottom is taken at or below the reservation; without one, if
@@ -435,7 +435,7 @@ mod tests {
 
     #[test]
     fn a_link_that_recovers_is_no_lull() {
-        // Over a slow link 2 s; over the fast one 5 ms in the end, down by a steep or a gentle slope.
+        // Over a slow link 2 s; over the fast one 5 ms in the end, by a steep or a gentle slope.
         for (kept, lasts) in [(80, 27), (94, 80)] {
             let mut policy = policy("renewal:evidence_s=off");
             let judged = (1..400).find_map(|step| {

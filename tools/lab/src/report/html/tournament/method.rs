@@ -130,9 +130,9 @@ fn checklist(summary: &Summary) -> Node {
         ),
         (
             "Noise of the bandwidth, and its estimator?",
-            "The link has the plan's rate, changes and jitter; O1 pays no jitter. While pages are sent, \
-             strategies see only the bandwidth that the session measures from acknowledged bytes; \
-             a pre-flight, before anything was sent, is told the link's rate at the start.",
+            "The link has the plan's rate, changes and jitter; O1 pays no jitter. While pages are \
+             sent, strategies see only the bandwidth that the session measures from acknowledged \
+             bytes; a pre-flight, before anything was sent, is told the link's rate at the start.",
         ),
         (
             "Memory order and processor of the destination?",
