@@ -162,10 +162,12 @@ fn a_recording_holds_what_the_process_wrote_when() {
             continue;
         }
         inside += 1;
+        let mut repeated = 0;
         for page in pages_of(step) {
             written.insert(page as u64);
             let found = ticks_of(&ticks, page);
             assert!(!found.is_empty(), "step {step}: page {page} is lost");
+            repeated += usize::from(found.len() > 1);
             let ended = |at: usize| began + ticks[at].end.as_nanos();
             for at in found {
                 let early = ended(at) + slack < times.start;
@@ -174,6 +176,7 @@ fn a_recording_holds_what_the_process_wrote_when() {
                 assert!(!late, "step {step}: page {page} comes too late");
             }
         }
+        assert!(repeated <= 1, "step {step}: {repeated} pages are in more than one tick");
     }
     assert!(inside >= 10, "only {inside} steps fell into the recording");
     let recorded: BTreeSet<u64> = ticks
