@@ -409,9 +409,8 @@ changes = [{ at_s = 1.5, bandwidth_bytes_per_s = 5e6 }]
 \
     ";
 
-    #[test]
-    fn the_oracles_begin_when_the_migration_does() {
-        let plan = Plan::parse(PLAN).unwrap();
+    /// A guest that is never quiet, for five seconds.
+    fn tiny(plan: &Plan) -> Input {
         let tick = |at: u64| {
             let pages = if at % 500 > 200 { 30 } else { 1 };
             let run = PageRun::new(PageIndex::new(at * 37 % 900), pages);
@@ -419,7 +418,33 @@ changes = [{ at_s = 1.5, bandwidth_bytes_per_s = 5e6 }]
         };
         let header = TraceHeader::new(1000, "made up");
         let ticks = (0..500).map(tick).collect();
-        let inputs = [input(&plan.traces[0], "tiny".to_owned(), &header, ticks).unwrap()];
+        input(&plan.traces[0], "tiny".to_owned(), &header, ticks).unwrap()
+    }
+
+    #[test]
+    fn jitter_and_outages_of_a_plan_reach_the_link() {
+        let ended = |text: &str| {
+            let plan = Plan::parse(text).unwrap();
+            let inputs = [tiny(&plan)];
+            let simulator = Simulator::new(&plan, &inputs).unwrap();
+            let case = job::groups(&plan, &inputs).remove(0).case;
+            let own = Strategy::new(Box::new(Hasty));
+            let ran = simulator.migrate(&case, &plan.strategies[0], own, None).unwrap();
+            (ran.ended_at, ran.log_hash)
+        };
+        let change = "{ at_s = 1.5, bandwidth_bytes_per_s = 5e6 }";
+        let plain = PLAN.replace("preflight_s = 2", "preflight_s = 0");
+        let (steady, hash) = ended(&plain);
+        let jitter = plain.replace("changes = ", "jitter_ms = 5\nchanges = ");
+        assert_ne!(ended(&jitter).1, hash);
+        let gone = format!("{{ at_s = 0.1, bandwidth_bytes_per_s = 0 }}, {change}");
+        assert!(ended(&plain.replace(change, &gone)).0 > steady);
+    }
+
+    #[test]
+    fn the_oracles_begin_when_the_migration_does() {
+        let plan = Plan::parse(PLAN).unwrap();
+        let inputs = [tiny(&plan)];
         let own = || Strategy::new(Box::new(Hasty));
         let simulator = Simulator::new(&plan, &inputs).unwrap().with_own("own", own);
         let group = job::groups(&plan, &inputs).remove(0);
