@@ -54,9 +54,7 @@
 //! a thread (`read(2)` into guest memory) are ordered likewise, for they precede the mark in that
 //! thread. Stores by devices or other processes are not; their owners keep logs of their own.
 
-#[cfg(all(test, loom))]
-mod loom_tests;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;
 
 use std::io;

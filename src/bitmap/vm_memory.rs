@@ -104,7 +104,7 @@ impl Bitmap for AtomicBitmapSlice<'_> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -163,7 +163,7 @@ impl DirtyTracker for MarkedTracker {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::dirty::conformance::{self, Rig, SLOTS, TrackedMemory, Traits};

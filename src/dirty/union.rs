@@ -130,7 +130,7 @@ fn each<'a>(
     first
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::bitmap::AtomicBitmap;

@@ -217,7 +217,7 @@ fn all_zero(copy: &[u8]) -> bool {
     chunks.iter().all(|chunk| u128::from_ne_bytes(*chunk) == 0) && rest.iter().all(|b| *b == 0)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::dirty::DirtyTracker;

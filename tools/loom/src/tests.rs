@@ -1,24 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The claim of the module in every interleaving that the memory model allows, as loom plays them.
+//! The claim of the atomic bitmap, in every interleaving that the memory model allows, as loom
+//! plays them: who reads a page after it was harvested or cleared sees every write whose mark is
+//! not found later.
 
-use super::*;
 use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, Ordering};
+use precopy::bitmap::{AtomicBitmap, DenseBitmap, Fences};
+use precopy::dirty::{DirtyTracker, MarkedTracker};
+use precopy::units::{PageIndex, PageRun};
 
 /// Pages with one word each, and what a harvester copied of them.
 struct World {
-    bitmap: AtomicBitmap,
+    bitmap: std::sync::Arc<AtomicBitmap>,
     data: Vec<AtomicU64>,
 }
 
 impl World {
     fn new(pages: u64, fences: Fences) -> Arc<Self> {
         let data = (0..pages).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { bitmap: AtomicBitmap::with_fences(pages, fences), data })
+        let bitmap = std::sync::Arc::new(AtomicBitmap::with_fences(pages, fences));
+        Arc::new(Self { bitmap, data })
     }
 
     fn write(&self, page: u64, value: u64) {
-        self.data[page as usize].store(value, Ordering::Relaxed);
-        self.bitmap.mark(PageIndex::new(page));
+        let page = PageIndex::new(page);
+        self.data[page.as_usize()].store(value, Ordering::Relaxed);
+        self.bitmap.mark(page);
     }
 
     fn harvest_and_copy(&self, copies: &mut [u64]) {
@@ -34,12 +41,14 @@ impl World {
 fn one_clear(fences: Fences) {
     loom::model(move || {
         let world = World::new(1, fences);
+        let mut tracker = MarkedTracker::new(world.bitmap.clone());
+        tracker.arm().unwrap();
         world.write(0, 1);
         let writer = {
             let world = world.clone();
             loom::thread::spawn(move || world.write(0, 2))
         };
-        world.bitmap.clear_at(&[PageRun::from_range(0..1)], 0).unwrap();
+        tracker.clear(&[PageRun::from_range(0..1)]).unwrap();
         let mut copies = [world.data[0].load(Ordering::Relaxed)];
         writer.join().unwrap();
         world.harvest_and_copy(&mut copies);
