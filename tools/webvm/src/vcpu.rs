@@ -17,6 +17,8 @@ use crate::pattern::OpStream;
 use crate::ram::GuestRam;
 use crate::vm::WriteHook;
 
+/// How long the pause of a guest may take: far more than a vCPU stands still on a busy machine.
+pub(crate) const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 /// Most ops between two looks at the clock.
 const STEP_OPS: u64 = 16;
 /// Longest sleep of a vCPU that has nothing to do: it wakes up to measure.

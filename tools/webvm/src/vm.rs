@@ -22,10 +22,8 @@ use crate::content;
 use crate::pattern::OpStream;
 use crate::ram::GuestRam;
 use crate::state::{GuestState, VcpuState};
-use crate::vcpu::{Control, Measured, Vcpu, VcpuShared, lock, summary};
+use crate::vcpu::{Control, Measured, PAUSE_LIMIT, Vcpu, VcpuShared, lock, summary};
 
-/// How long a pause may take.
-const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 /// Most ops of a vCPU: what a thousand years of writing do not reach, and a damaged state exceeds.
 const OPS_MAX: u64 = 1 << 58;
 /// Pages that are made resident at once while memory is filled.

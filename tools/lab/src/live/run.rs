@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -343,10 +344,18 @@ impl Experiment<'_> {
         };
         let side = hosted.side;
         options.guest = hosted.site.describe();
+        let receiving = Mutex::new(receiving);
+        let die_if_due = || {
+            if dies_at.is_some_and(|at| Instant::now() >= at) {
+                receiving.lock().unwrap_or_else(PoisonError::into_inner).die();
+            }
+        };
         std::thread::scope(|scope| {
             let sender = scope.spawn(move || {
                 place.inside(side, || {
                     let mut sink = |event: &EngineEvent| {
+                        // Here as well, lest the migration be over before the loop below looks.
+                        die_if_due();
                         // Nobody listens any more only if the experiment's thread panicked.
                         events.send(event.clone()).ok();
                     };
@@ -359,9 +368,7 @@ impl Experiment<'_> {
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
-                if dies_at.is_some_and(|at| Instant::now() >= at) {
-                    receiving.die();
-                }
+                die_if_due();
                 let now = origin.elapsed();
                 if now >= *told + PROGRESS {
                     *told = now;

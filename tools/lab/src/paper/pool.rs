@@ -99,8 +99,9 @@ mod tests {
         let failed = each("", &jobs, &(), |n| if *n == 5 { Err(*n) } else { Ok(*n) });
         assert_eq!(failed, Err(5));
         let watch = After(AtomicUsize::new(0), 10);
-        let some = each("", &jobs, &watch, |n| Ok::<_, ()>(*n)).unwrap();
+        let some = each_on(4, "", &jobs, &watch, |n| Ok::<_, ()>(*n)).unwrap();
         let done = some.iter().flatten().count();
-        assert!((10..20).contains(&done), "{done}");
+        // Three threads may be in a job when the fourth ends the tenth.
+        assert!((10..=13).contains(&done), "{done}");
     }
 }

@@ -308,17 +308,22 @@ fn finished_runs_are_kept() {
     let runner = MadeUp::default();
     let first = played(2, Some(&Journal::open(&path, "a").unwrap()), &runner);
     assert_eq!((runner.0.load(Ordering::Relaxed), first.1.kept), (RUNS, 0));
-    // Killed in the middle of a line.
+    // Killed in the middle of a line, then between a line and its end.
     let text = std::fs::read_to_string(&path).unwrap();
-    let cut = text.len() * 2 / 3;
-    std::fs::write(&path, &text[..cut]).unwrap();
-    let runner = MadeUp::default();
-    let journal = Journal::open(&path, "a").unwrap();
-    assert_eq!(journal.passed_over(), usize::from(!text[..cut].ends_with('\n')));
-    let second = played(2, Some(&journal), &runner);
-    let made = runner.0.load(Ordering::Relaxed);
-    assert!(made > 0 && made < RUNS / 2 && second.1.kept == RUNS - made, "{made}");
-    assert_eq!(first.0, second.0);
+    let end_of = |lines| text.split_inclusive('\n').take(lines).map(str::len).sum::<usize>();
+    let lines = 2 * RUNS / 3;
+    for (kept, passed_over, cut) in
+        [(lines, 1, end_of(lines) + 20), (lines + 1, 0, end_of(lines + 1) - 1)]
+    {
+        std::fs::write(&path, &text[..cut]).unwrap();
+        let runner = MadeUp::default();
+        let journal = Journal::open(&path, "a").unwrap();
+        assert_eq!((journal.kept(), journal.passed_over()), (kept, passed_over));
+        let second = played(2, Some(&journal), &runner);
+        let made = runner.0.load(Ordering::Relaxed);
+        assert_eq!((made, second.1.kept), (RUNS - kept, kept));
+        assert_eq!(first.0, second.0);
+    }
     // All there now, whatever was cut; another build begins anew.
     let runner = MadeUp::default();
     assert_eq!(played(1, Some(&Journal::open(&path, "a").unwrap()), &runner).0, first.0);

@@ -29,8 +29,6 @@ const FIRST: usize = 2;
 const PROBES_MAX: usize = 10_000_000;
 /// Longest answer to a probe.
 const ANSWER_MAX: usize = 4096;
-/// After the end, unanswered probes are waited for so long.
-const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// How a prober probes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,14 +43,16 @@ pub struct ProberOptions {
     /// Most connections at once, 1 to 1000. While one is idle it takes the next probe; when there
     /// is none and no more may be opened, a probe follows others on a busy one.
     pub connections_max: usize,
+    /// After the end, unanswered probes are waited for so long.
+    pub last_wait: Duration,
 }
 
 impl ProberOptions {
-    /// Every 10 ms, each for 30 s at most, on up to 16 connections.
+    /// Every 10 ms, each for 30 s at most (after the end for 2 s), on up to 16 connections.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
         let (interval, limit) = (Duration::from_millis(10), Duration::from_secs(30));
-        Self { address, interval, limit, connections_max: 16 }
+        Self { address, interval, limit, connections_max: 16, last_wait: Duration::from_secs(2) }
     }
 }
 
@@ -194,7 +194,7 @@ impl Prober {
         Ok(Self { cancel: own, waker: Arc::new(waker), thread: Some(thread) })
     }
 
-    /// Ends the probing, waits up to 2 s for the answers that are out, and returns the log.
+    /// Ends the probing, waits for the answers that are out, and returns the log.
     ///
     /// # Errors
     /// [`ProberError::Ended`] if it could not go on to the end.
@@ -257,7 +257,7 @@ impl Run {
         loop {
             let now = Instant::now();
             if end.is_none() && cancels.iter().any(CancelToken::is_cancelled) {
-                end = Some(now + LAST_WAIT);
+                end = Some(now + self.options.last_wait);
             }
             let wake = match end {
                 None => {

@@ -22,7 +22,7 @@ use crate::clock::monotonic_ns;
 use crate::net::{Attach, GuestPort, PortWaker};
 use crate::ram::GuestRam;
 use crate::users::Acknowledged;
-use crate::vcpu::{Control, Measured, lock, summary};
+use crate::vcpu::{Control, Measured, PAUSE_LIMIT, lock, summary};
 use crate::vm::WriteHook;
 
 mod clock;
@@ -31,8 +31,6 @@ mod inside;
 pub use clock::LiveClock;
 use inside::{Hooked, Inside, SLEEP_MAX};
 
-/// How long a pause may take.
-const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 /// What the line that describes a site to a destination begins with.
 const KIND: &str = "site ";
 

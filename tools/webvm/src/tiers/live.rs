@@ -16,15 +16,13 @@ use precopy::units::{PageRun, Throttle};
 use crate::clock::{self, monotonic_ns};
 use crate::ram::GuestRam;
 use crate::state::{GuestState, VcpuState};
-use crate::vcpu::{Control, Measured, lock, summary};
+use crate::vcpu::{Control, Measured, PAUSE_LIMIT, lock, summary};
 use crate::vm::WriteHook;
 
 use super::config::TierConfig;
 use super::memory::{PAGE_BYTES, Real};
 use super::model::{Model, TierAudit};
 
-/// How long a pause may take.
-const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 /// Most operations between two looks at the clock.
 const STEP_OPS: u64 = 16;
 /// Longest sleep of the vCPU.

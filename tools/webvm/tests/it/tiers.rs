@@ -52,6 +52,8 @@ fn migrate(from: &TierVm, memory_there: &MappedMemory) -> (TierVm, MappedMemory)
     let mut options = SourceOptions::new(Box::new(policy));
     options.verify = true;
     options.downtime_limit = Duration::from_millis(50);
+    let stop = CancelToken::new();
+    let stopped = stop.clone();
     thread::scope(|scope| {
         let destination = scope.spawn(move || {
             let mut there = None;
@@ -61,7 +63,7 @@ fn migrate(from: &TierVm, memory_there: &MappedMemory) -> (TierVm, MappedMemory)
                 there = Some((guest.clone(), memory.clone()));
                 Ok(CreatedGuest { memory: Arc::new(memory), guest: Box::new(guest) })
             };
-            let received = receiver.receive(&mut factory, &CancelToken::new(), &mut ());
+            let received = receiver.receive(&mut factory, &stopped, &mut ());
             (received.map(drop), there)
         });
         let mut tracker = tracker_by_name(memory_there.host(), "pagemap").unwrap().tracker;
@@ -70,7 +72,10 @@ fn migrate(from: &TierVm, memory_there: &MappedMemory) -> (TierVm, MappedMemory)
         let read = Arc::new(memory_there.clone());
         let parts = SourceParts::new(read, regions, &mut *tracker, &mut control);
         let mut connector = TcpConnector::new(target, TcpOptions::default());
-        let report = send(options, &mut connector, parts, &CancelToken::new(), &mut ()).unwrap();
+        let sent = send(options, &mut connector, parts, &CancelToken::new(), &mut ());
+        // After a failure it would wait for another source.
+        stop.cancel();
+        let report = sent.unwrap();
         assert_eq!(report.outcome, Outcome::HandedOver, "{report:#?}");
         assert!(report.verified, "digests were compared");
         let (received, there) = destination.join().unwrap();

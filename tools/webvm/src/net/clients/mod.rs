@@ -26,8 +26,8 @@ use run::{Line, Run};
 
 const WAKER: Token = Token(0);
 const TIMER: Token = Token(1);
-/// Once asked to stop, answers that are out are waited for so long.
-const LAST_WAIT: Duration = Duration::from_secs(5);
+/// Who asks what the users know waits so long for them.
+const ASK_LIMIT: Duration = Duration::from_secs(30);
 
 /// How the users connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,13 +37,15 @@ pub struct ClientsOptions {
     pub address: SocketAddr,
     /// Whether a user keeps its connection; otherwise every request has its own.
     pub keep_alive: bool,
+    /// Once asked to stop, answers that are out are waited for so long.
+    pub last_wait: Duration,
 }
 
 impl ClientsOptions {
-    /// With kept connections.
+    /// With kept connections, and 5 s for the last answers.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, keep_alive: true }
+        Self { address, keep_alive: true, last_wait: Duration::from_secs(5) }
     }
 }
 
@@ -203,16 +205,16 @@ impl LiveClients {
         board(&self.board).samples.get(number..).unwrap_or_default().to_vec()
     }
 
-    /// What the users know now. None if the run is over, or if they do not answer within 5 s.
+    /// What the users know now. None if the run is over, or if they do not answer within 30 s.
     ///
     /// For an audit of a guest at work, pause the guest first: then its sessions are where the
     /// users know them to be, or one request further.
     #[must_use]
     pub fn journal(&self) -> Option<ClientsJournal> {
         let (answer, answered) = bounded(1);
-        self.asks.send_timeout(answer, LAST_WAIT).ok()?;
+        self.asks.send_timeout(answer, ASK_LIMIT).ok()?;
         self.wake();
-        answered.recv_timeout(LAST_WAIT).ok()
+        answered.recv_timeout(ASK_LIMIT).ok()
     }
 
     fn wake(&self) {
@@ -221,7 +223,7 @@ impl LiveClients {
         }
     }
 
-    /// No more requests; answers that are out are waited for, 5 s at most.
+    /// No more requests; answers that are out are waited for, as long as the options say.
     pub fn stop(&self) {
         self.stop.cancel();
         self.wake();

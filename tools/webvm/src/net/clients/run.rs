@@ -12,9 +12,7 @@ use precopy::units::Tick;
 
 use super::super::exchange::{Exchange, Filled, Scratch};
 use super::super::timer::Timer;
-use super::{
-    ClientsJournal, ClientsLog, ClientsOptions, ClientsProgress, LAST_WAIT, SharedBoard, board,
-};
+use super::{ClientsJournal, ClientsLog, ClientsOptions, ClientsProgress, SharedBoard, board};
 use crate::site::http::{ResponseReader, encode_request_head, upload_bytes};
 use crate::site::{Request, Response};
 use crate::sla::Status;
@@ -73,7 +71,7 @@ impl Run {
         loop {
             let now = Instant::now();
             if end.is_none() && cancels.iter().any(CancelToken::is_cancelled) {
-                end = Some(now + LAST_WAIT);
+                end = Some(now + self.options.last_wait);
             }
             if let Ok(answer) = self.asked.try_recv() {
                 let acknowledged = self.users.acknowledged().to_vec();

@@ -37,7 +37,7 @@ const RATES: std::ops::RangeInclusive<u64> = 1_000_000..=10_000_000_000;
 /// How long the rate is measured.
 const MEASURE: Duration = Duration::from_secs(1);
 /// Longest wait for anything while the rate is measured.
-const MEASURE_LIMIT: Duration = Duration::from_secs(5);
+const MEASURE_LIMIT: Duration = Duration::from_secs(30);
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -250,7 +250,8 @@ impl Rig {
     }
 
     /// Measures what one TCP connection gets from A to B while nothing else is on the link, in
-    /// bytes per second of payload. Takes a second.
+    /// bytes per second of payload. Takes a second, or until half as much as the link should carry
+    /// in one is through.
     ///
     /// # Errors
     /// [`RigError::Measure`] if no connection can be made, or nothing comes through.
@@ -266,13 +267,16 @@ impl Rig {
             .map_err(failed("connecting from A"))?;
         let (receiver, _) = listener.accept().map_err(failed("accepting at B"))?;
         std::thread::scope(|scope| {
-            let sent = scope.spawn(|| send_for_a_while(sender));
-            let rate = received_rate(receiver).map_err(failed("receiving at B"));
+            let least = self.options.rate_bits_per_s / 16;
+            let sent = scope.spawn(move || send_for_a_while(sender, least));
+            let received = receive_all(receiver).map_err(failed("receiving at B"));
             match sent.join() {
                 // If the receiver failed, the sender did so after it.
-                Ok(sent) => rate.and_then(|rate| {
-                    sent.map_err(failed("sending from A"))?;
-                    Ok(rate)
+                Ok(sent) => received.and_then(|(bytes, last)| {
+                    let began = sent.map_err(failed("sending from A"))?;
+                    let micros = last.saturating_duration_since(began).as_micros().max(1);
+                    let rate = u128::from(bytes) * 1_000_000 / micros;
+                    Ok(u64::try_from(rate).unwrap_or(u64::MAX))
                 }),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
@@ -295,34 +299,35 @@ impl fmt::Display for Rig {
     }
 }
 
-fn send_for_a_while(mut sender: TcpStream) -> io::Result<()> {
+/// Sends for a while, and at least so many bytes, should the sender stand still meanwhile. Returns
+/// when it began.
+fn send_for_a_while(mut sender: TcpStream, least_bytes: u64) -> io::Result<Instant> {
     sender.set_write_timeout(Some(MEASURE_LIMIT))?;
-    let (block, end) = (vec![0xa5; 256 << 10], Instant::now() + MEASURE);
-    while Instant::now() < end {
+    let block = vec![0xa5; 256 << 10];
+    let (began, mut sent) = (Instant::now(), 0);
+    while began.elapsed() < MEASURE || sent < least_bytes {
         sender.write_all(&block)?;
+        sent += block.len() as u64;
     }
-    Ok(())
+    Ok(began)
 }
 
-fn received_rate(mut receiver: TcpStream) -> io::Result<u64> {
+/// All that comes, in bytes, and when the last of it came.
+fn receive_all(mut receiver: TcpStream) -> io::Result<(u64, Instant)> {
     receiver.set_read_timeout(Some(MEASURE_LIMIT))?;
     let mut block = vec![0; 256 << 10];
-    // The clock starts at the first bytes, which do not count.
-    receiver.read_exact(&mut block[..1])?;
-    let (start, mut bytes, mut last) = (Instant::now(), 0u64, Duration::ZERO);
+    let (mut bytes, mut last) = (0, Instant::now());
     loop {
         match receiver.read(&mut block) {
-            Ok(0) => break,
+            Ok(0) => return Ok((bytes, last)),
             Ok(read) => {
                 bytes += read as u64;
-                last = start.elapsed();
+                last = Instant::now();
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    let micros = last.as_micros().max(1);
-    Ok(u64::try_from(u128::from(bytes) * 1_000_000 / micros).unwrap_or(u64::MAX))
 }
 
 fn remove(name: &str) {

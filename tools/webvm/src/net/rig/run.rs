@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::RigError;
 
 /// A program that takes longer is killed.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 /// As much of what a program says goes into an error.
 const STDERR_MAX: u64 = 2000;
 

@@ -25,7 +25,7 @@ pub(super) const WINDOW_BYTES_MAX: usize = 4 << 20;
 /// Attachments of which the status tells; more are counted but not listed.
 const ATTACHMENTS_MAX: usize = 4096;
 /// Longest wait for the switch's thread to take an order.
-const ORDER_LIMIT: Duration = Duration::from_secs(5);
+const ORDER_LIMIT: Duration = Duration::from_secs(30);
 
 /// How a switch is set up: addresses and bounds.
 #[derive(Clone, PartialEq, Eq, Debug)]
