@@ -181,6 +181,12 @@ impl KvmGuest {
         self.vcpus.iter().map(|vcpu| vcpu.progress.load(Ordering::Relaxed)).sum()
     }
 
+    /// For how long throttled vCPUs have been kept from running so far, all together.
+    #[must_use]
+    pub fn slowed(&self) -> Duration {
+        self.control.slowed()
+    }
+
     /// What the guest found wrong with itself, or KVM with it.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
