@@ -74,7 +74,8 @@ fn harm_is_found() {
         memory.store_u64(page, word * 8, old).unwrap();
     }
     // The hottest page loses its count: the guest trips over it.
-    memory.store_u64(first, 0, 12345).unwrap();
+    let count = memory.load_u64(first, 0).unwrap();
+    memory.store_u64(first, 0, count + 1).unwrap();
     guest.resume().unwrap();
     let until = Instant::now() + PATIENCE;
     while guest.fault().is_none() {
