@@ -27,7 +27,7 @@ use crate::track::{Choice, Tracking, Tracks};
 use crate::vcpu::{Control, Vcpu, lock};
 
 /// How long a pause may take.
-const PAUSE_LIMIT: Duration = Duration::from_secs(5);
+const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 /// How long vCPUs may take to the end of a step.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 /// The first slot of the guest's memory.
@@ -181,6 +181,12 @@ impl KvmGuest {
         self.vcpus.iter().map(|vcpu| vcpu.progress.load(Ordering::Relaxed)).sum()
     }
 
+    /// For how long throttled vCPUs have been kept from running so far, all together.
+    #[must_use]
+    pub fn slowed(&self) -> Duration {
+        self.control.slowed()
+    }
+
     /// What the guest found wrong with itself, or KVM with it.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
@@ -199,8 +205,10 @@ impl KvmGuest {
         self.stop_words(1)?;
         self.control.run();
         let stopped = self.control.wait_until_parked(self.vcpus.len(), STEP_LIMIT);
-        self.pause()?;
+        let paused = self.pause();
+        // A guest that could not be paused goes on; it must not stop after its next step.
         self.stop_words(0)?;
+        paused?;
         if !stopped {
             return Err(GuestError::new(format!("end a step in {} s", STEP_LIMIT.as_secs())));
         }

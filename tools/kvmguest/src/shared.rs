@@ -2,6 +2,7 @@
 //! One guest in several hands, and its migration: the engine that moves it, and whoever audits it.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use precopy::dirty::DirtyTracker;
@@ -110,6 +111,12 @@ impl SharedGuest {
     #[must_use]
     pub fn progress(&self) -> u64 {
         self.guest().progress()
+    }
+
+    /// [`KvmGuest::slowed`].
+    #[must_use]
+    pub fn slowed(&self) -> Duration {
+        self.guest().slowed()
     }
 
     /// [`KvmGuest::fault`].

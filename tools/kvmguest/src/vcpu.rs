@@ -34,6 +34,8 @@ struct State {
     /// Since the last start.
     parked: usize,
     throttle_percent: u8,
+    /// For how long vCPUs have napped, all together.
+    slowed: Duration,
     fault: Option<String>,
 }
 
@@ -45,8 +47,14 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn new() -> Self {
-        let state =
-            State { want: Want::Pause, start: 0, parked: 0, throttle_percent: 0, fault: None };
+        let state = State {
+            want: Want::Pause,
+            start: 0,
+            parked: 0,
+            throttle_percent: 0,
+            slowed: Duration::ZERO,
+            fault: None,
+        };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -62,6 +70,11 @@ impl Control {
     pub(crate) fn set_throttle(&self, percent: u8) {
         lock(&self.state).throttle_percent = percent.min(99);
         self.changed.notify_all();
+    }
+
+    /// For how long throttled vCPUs have slept, all together.
+    pub(crate) fn slowed(&self) -> Duration {
+        lock(&self.state).slowed
     }
 
     /// Lets all run.
@@ -145,7 +158,12 @@ impl Control {
         let still = |state: &mut State| {
             state.want == Want::Run && u32::from(state.throttle_percent) == percent
         };
-        drop(self.changed.wait_timeout_while(state, nap, still));
+        let began = Instant::now();
+        let (mut state, _) = self
+            .changed
+            .wait_timeout_while(state, nap, still)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.slowed += began.elapsed();
     }
 }
 
@@ -246,5 +264,28 @@ impl Vcpu {
             now += 1 << 32;
         }
         self.progress.store(now, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throttled_vcpu_sleeps_as_long_as_its_share_says() {
+        let (control, ran) = (Control::new(), Duration::from_millis(1));
+        let slept = || {
+            let before = control.slowed();
+            control.nap(ran);
+            control.slowed() - before
+        };
+        control.set_throttle(75);
+        assert_eq!(slept(), Duration::ZERO, "it does not run");
+        control.run();
+        assert!(slept() >= 3 * ran);
+        control.set_throttle(99);
+        assert!(slept() >= 99 * ran);
+        control.set_throttle(0);
+        assert_eq!(slept(), Duration::ZERO);
     }
 }

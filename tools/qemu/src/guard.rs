@@ -200,6 +200,9 @@ fn last_stage(input: impl Read) -> Stage {
 mod tests {
     use super::*;
 
+    /// For what is to come, however little time this machine has for it.
+    const PATIENCE: Duration = Duration::from_secs(120);
+
     #[test]
     fn the_last_word_counts() {
         let stage = |text: &str| last_stage(text.as_bytes());
@@ -250,22 +253,33 @@ mod tests {
         let heard = folder.path().join("heard");
         let mut guard =
             Guard::start(Command::new("sh").arg("-c").arg("cat > $0").arg(&heard)).unwrap();
+        // Whatever becomes of the owner now, the guard has it, or finds it in the pipe.
+        let hears = |all: &str| {
+            let until = Instant::now() + PATIENCE;
+            while std::fs::read_to_string(&heard).unwrap_or_default() != all {
+                assert!(Instant::now() < until, "the guard does not hear {all:?}");
+                thread::sleep(END_INTERVAL);
+            }
+        };
         guard.tell(Stage::Stopping);
+        hears("stopping\n");
         guard.tell(Stage::Committing);
+        hears("stopping\ncommitting\n");
         guard.dismiss();
-        assert_eq!(std::fs::read_to_string(&heard).unwrap(), "stopping\ncommitting\nover\n");
+        hears("stopping\ncommitting\nover\n");
     }
 
     #[test]
     fn an_owner_survives_its_guard() {
         let mut guard = Guard::start(&mut Command::new("true")).unwrap();
         let _ = guard.child.wait();
-        // A child that another test is just starting may have a copy of the pipe's other end.
-        let noticed = (0..1000).any(|_| {
+        // A child that another test is just starting may have a copy of the pipe's other end. The
+        // words that it does not read all have room in the pipe.
+        let until = Instant::now() + PATIENCE;
+        while guard.pipe.is_some() {
+            assert!(Instant::now() < until, "it does not notice");
             guard.tell(Stage::Stopping);
-            thread::sleep(END_INTERVAL);
-            guard.pipe.is_none()
-        });
-        assert!(noticed);
+            thread::sleep(20 * END_INTERVAL);
+        }
     }
 }

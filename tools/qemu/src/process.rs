@@ -217,7 +217,7 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
         let process = QemuProcess::open(child.id()).unwrap();
         assert!(!process.wait_for_end(Duration::ZERO));
-        assert!(process.kill(Duration::from_secs(10)));
+        assert!(process.kill(Duration::from_secs(120)));
         assert!(!child.wait().unwrap().success());
     }
 }

@@ -2,7 +2,7 @@
 //! `kvmguest record`: what a KVM guest writes, tick by tick, as KVM's own log or rings tell it.
 
 use std::fs::OpenOptions;
-use std::io::{BufWriter, IsTerminal};
+use std::io::{BufWriter, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use precopy::bitmap::DenseBitmap;
 use precopy::guest::GuestControl;
 use precopy::memory::PageReader;
 use precopy::trace::{TickFacts, TraceHeader, WriterOptions};
-use webvm::record::{Recorded, Recording};
+use webvm::record::{Facts, Recorded, Recording};
 
 use super::args::RecordArgs;
 use super::host;
@@ -29,7 +29,9 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<Exit> {
     // The guest first: where none can run, a file that is to be replaced stays what it was.
     let (guest, stop) = host::begin(&args.guest, args.tracker, args.run.json)?;
     let sink = create(&args.to, args.force)?;
-    let recorded = record(args, &guest, sink, &stop);
+    let recorded = record(&guest, args.tick, sink, Box::new(TickFacts::default), |recording| {
+        watch(args, recording, &stop);
+    });
     let file = args.to.display().to_string();
     let recorded = recorded.inspect_err(|_| discard_empty(&args.to)).with_context(|| {
         format!("Nothing whole was recorded; if {file} is there, `precopy trace salvage` may help")
@@ -59,24 +61,25 @@ fn discard_empty(path: &Path) {
     }
 }
 
+/// Records a guest that runs until `wait` returns, and stops it.
 fn record(
-    args: &RecordArgs,
     guest: &SharedGuest,
-    sink: BufWriter<std::fs::File>,
-    stop: &Stop,
+    tick: Duration,
+    sink: impl Write + Send + 'static,
+    facts: Facts,
+    wait: impl FnOnce(&Recording),
 ) -> anyhow::Result<Recorded> {
     let memory = guest.memory();
     let pages = memory.table().pages();
     let mut header = TraceHeader::new(pages, format!("kvmguest: {}", guest.config()));
-    header.tick = args.tick;
+    header.tick = tick;
     header.notes = guest.tracker_why();
     let mut populated = DenseBitmap::new(pages);
     memory.populated(&mut populated)?;
     header.populated = Some(populated.runs().collect());
-    let facts = Box::new(TickFacts::default);
     let tracker = guest.tracker()?;
     let recording = Recording::start(tracker, sink, &header, WriterOptions::default(), facts)?;
-    watch(args, &recording, stop);
+    wait(&recording);
     let recorded = recording.finish()?;
     // No tick is open any more: it may stop.
     guest.clone().pause()?;
@@ -99,5 +102,67 @@ fn watch(args: &RecordArgs, recording: &Recording, stop: &Stop) {
     }
     if let Some(bar) = bar {
         bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io::{BufReader, Seek};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    use kvmguest::{GuestConfig, Tracking};
+    use precopy::trace::{TickSource, TraceReader, TraceTick};
+    use precopy::units::{PageIndex, PageRun};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(120);
+    /// A quarter of its steps write the pages of the ring, one after the other.
+    const STEPS: u64 = 1024;
+
+    /// Every page that is written while it records is in the trace, however the guest and the
+    /// recorder take turns.
+    #[test]
+    fn what_the_guest_writes_is_in_the_trace() {
+        for tracking in [Tracking::Log, Tracking::LogAtHarvest, Tracking::Ring] {
+            let mut guest = match SharedGuest::start(GuestConfig::new(1, 1024), tracking) {
+                Ok(guest) => guest,
+                Err(why) => return precopy::skipped(format_args!("no guest is recorded: {why}")),
+            };
+            guest.resume().unwrap();
+            let asked = Arc::new(AtomicU64::new(0));
+            let count = Arc::clone(&asked);
+            let facts = Box::new(move || {
+                count.fetch_add(1, Relaxed);
+                TickFacts::default()
+            });
+            let wait = |_: &Recording| {
+                let (from, until) = (guest.progress(), Instant::now() + PATIENCE);
+                while asked.load(Relaxed) < 3 || guest.progress() < from + STEPS {
+                    assert!(Instant::now() < until, "guest or recorder stand still");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            };
+            let mut file = tempfile::tempfile().unwrap();
+            let sink = file.try_clone().unwrap();
+            let tick = Duration::from_millis(20);
+            let recorded = record(&guest, tick, sink, facts, wait).unwrap();
+            assert!(guest.audit().unwrap().is_clean() && !guest.is_running());
+
+            file.rewind().unwrap();
+            let mut trace = TraceReader::new(BufReader::new(file)).unwrap();
+            let (mut tick, mut ticks, mut written) = (TraceTick::default(), 0, BTreeSet::new());
+            while trace.next_tick(&mut tick).unwrap() {
+                ticks += 1;
+                written.extend(tick.runs.iter().copied().flat_map(PageRun::iter));
+            }
+            assert_eq!((ticks, ticks), (recorded.written.ticks, asked.load(Relaxed)));
+            assert!(ticks >= 3 && trace.header().notes.contains("KVM"), "{ticks} ticks");
+            let pages = trace.header().pages;
+            assert!(written.iter().all(|page| *page < PageIndex::new(pages)));
+            assert!(written.len() > 100, "{tracking:?}: {} pages", written.len());
+        }
     }
 }

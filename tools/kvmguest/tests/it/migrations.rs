@@ -30,6 +30,11 @@ fn options(policy: &str) -> SourceOptions {
     policy.clone_into(&mut options.policy_text);
     options.verify = true;
     options.downtime_limit = Duration::from_millis(50);
+    // No peer is lost here; whoever gets no processor for a while is not to be taken for one.
+    options.negotiate_timeout = PATIENCE;
+    options.stall_timeout = PATIENCE;
+    options.ready_timeout = PATIENCE;
+    options.commit_timeout = PATIENCE;
     options
 }
 
@@ -51,7 +56,10 @@ fn migrate_until(
 ) -> (Report, Option<SharedGuest>) {
     let listener = TcpListener::bind("127.0.0.1:0", TcpOptions::default()).unwrap();
     let target = listener.local_addr().to_string();
-    let mut receiver = Receiver::bind(Box::new(listener), DestinationOptions::default()).unwrap();
+    let mut patient = DestinationOptions::default();
+    patient.session.stall_timeout = PATIENCE;
+    patient.session.commit_timeout = PATIENCE;
+    let mut receiver = Receiver::bind(Box::new(listener), patient).unwrap();
     thread::scope(|scope| {
         let destination = scope.spawn(move || {
             let mut there = None;
