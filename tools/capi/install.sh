@@ -25,7 +25,7 @@ case $1 in
 *) prefix=$PWD/$1 ;;
 esac
 
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -1)
+version=$(sed -n '/^version = "\(.*\)"/{s//\1/p;q}' "$root/Cargo.toml")
 [ -n "$version" ] || { echo "no version in $root/Cargo.toml" >&2; exit 1; }
 if [ -z "$from" ]; then
     (cd "$root" && cargo build --release -p precopy-capi)

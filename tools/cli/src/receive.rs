@@ -2,7 +2,7 @@
 //! `precopy receive`: takes guests over and runs them; and what every destination does.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use command::Stop;
@@ -14,7 +14,7 @@ use precopy::memory::MapOptions;
 use precopy::transport::{TcpListener, TcpOptions, is_loopback};
 use precopy::wire::Hello;
 use serde::Serialize;
-use webvm::SharedVm;
+use webvm::{Pattern, SharedVm};
 
 use crate::args::{ListenArgs, ReceiveArgs};
 use crate::exit::{Exit, usage};
@@ -22,6 +22,11 @@ use crate::lines::{Audit, Line};
 use crate::progress::bar;
 use crate::system::Resident;
 use crate::{document, guest, show};
+
+/// How much longer than it was to run a guest runs that has not written anything here yet.
+const TURN: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What is written with `--report`.
 #[derive(Debug, Serialize)]
@@ -144,6 +149,18 @@ impl Destination<'_> {
         }
     }
 
+    /// On a busy machine a guest's turn may be long in coming, and an audit before that would say
+    /// nothing of how it runs here.
+    fn await_its_turn(&self, vm: &SharedVm, ops: u64) {
+        let end = Instant::now() + TURN;
+        let writes = vm.is_running() && vm.config().pattern != Pattern::Idle;
+        while writes && vm.ops() == ops && Instant::now() < end {
+            if self.stop.wait(0, Some(LOOK)) {
+                break;
+            }
+        }
+    }
+
     /// Runs a guest until its time is over.
     fn run_guest(&self, received: ReceivedGuest, vm: &SharedVm) -> anyhow::Result<Exit> {
         let ReceivedGuest { mut guest, report, .. } = received;
@@ -154,6 +171,7 @@ impl Destination<'_> {
         let mut audited = None;
         if let Some(time) = args.audit {
             self.stop.wait(0, Some(time));
+            self.await_its_turn(vm, ops_at_first);
             ran = time;
             let found = vm.audit()?;
             let audit = Audit::new(&found, found.ops.saturating_sub(ops_at_first));

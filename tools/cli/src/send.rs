@@ -150,21 +150,23 @@ fn after(
     stop: &Stop,
 ) -> anyhow::Result<Exit> {
     // Ctrl-C from now on ends the guest, and says nothing of the migration any more.
-    let exit = Exit::after(report.outcome, stop.requests() > 0);
+    let seen = stop.requests();
+    let exit = Exit::after(report.outcome, seen > 0);
     match report.outcome {
-        Outcome::InDoubt => return in_doubt(args, source, report, stop),
+        Outcome::InDoubt => return in_doubt(args, source, report, stop, seen),
         Outcome::SourceKeepsRunning if args.after_failure == AfterFailure::Run => {
-            goes_on(args, source, stop);
+            goes_on(args, source, stop, seen);
         }
         Outcome::SourceKeepsRunning | Outcome::HandedOver => {}
     }
     Ok(exit)
 }
 
-fn goes_on(args: &SendArgs, source: &Source, stop: &Stop) {
+/// The guest runs here until its time is over, or until there were more than `seen` Ctrl-Cs.
+fn goes_on(args: &SendArgs, source: &Source, stop: &Stop, seen: u32) {
     let (before, since) = (source.vm.ops(), Instant::now());
     eprintln!("The guest goes on here; Ctrl-C ends it");
-    stop.wait(stop.requests(), args.run_for);
+    stop.wait(seen, args.run_for);
     let ops = source.vm.ops() - before;
     eprintln!("The guest did {} more writes in {}", show::count(ops), show::time(since.elapsed()));
 }
@@ -175,6 +177,7 @@ fn in_doubt(
     source: &mut Source,
     report: &Report,
     stop: &Stop,
+    seen: u32,
 ) -> anyhow::Result<Exit> {
     let id = report.migration_id;
     eprintln!("The guest stays paused here: the destination may run it. To ask it again:");
@@ -184,7 +187,7 @@ fn in_doubt(
     }
     eprintln!("Asking again and again; Ctrl-C ends this guest");
     let mut connector = TcpConnector::new(&args.source.to, TcpOptions::default());
-    let (seen, since) = (stop.requests(), Instant::now());
+    let since = Instant::now();
     loop {
         match settle(&mut connector, id, ASK_TIME) {
             Ok(Fate::Committed) => {
@@ -194,7 +197,7 @@ fn in_doubt(
             Ok(Fate::NeverCommitted) => {
                 eprintln!("Settled: the destination never took the guest over; it runs here again");
                 source.vm.resume()?;
-                goes_on(args, source, stop);
+                goes_on(args, source, stop, seen);
                 return Ok(Exit::Kept);
             }
             Ok(Fate::Unknown) | Err(_) => {}

@@ -2,8 +2,7 @@
 //! Ctrl-C and SIGTERM.
 
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,9 +24,15 @@ pub struct Stop {
 #[derive(Debug, Default)]
 struct Inner {
     token: CancelToken,
-    requests: Mutex<u32>,
+    state: Mutex<State>,
     changed: Condvar,
-    awaited: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    requests: u32,
+    /// Somebody waits for the next one.
+    awaited: bool,
 }
 
 impl Stop {
@@ -40,9 +45,7 @@ impl Stop {
             .name("signals".to_owned())
             .spawn(move || {
                 for _ in signals.forever() {
-                    let requests = listener.request();
-                    let awaited = listener.inner.awaited.load(Ordering::SeqCst);
-                    if requests > 2 || (requests == 2 && !awaited) {
+                    if listener.request() {
                         signal_hook::low_level::exit(INTERRUPTED);
                     }
                 }
@@ -63,15 +66,21 @@ impl Stop {
         Ok(())
     }
 
-    fn request(&self) -> u32 {
-        let requests = {
-            let mut requests = self.inner.requests.lock().unwrap_or_else(PoisonError::into_inner);
-            *requests += 1;
-            *requests
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request. Returns whether the program is to end at once.
+    fn request(&self) -> bool {
+        let at_once = {
+            let mut state = self.state();
+            state.requests += 1;
+            // Decided here: whoever was waiting may be off the moment the lock is free.
+            state.requests > 2 || (state.requests == 2 && !state.awaited)
         };
         self.inner.changed.notify_all();
         self.inner.token.cancel();
-        requests
+        at_once
     }
 
     /// Cancelled by the first request.
@@ -81,25 +90,50 @@ impl Stop {
 
     /// Requests so far.
     pub fn requests(&self) -> u32 {
-        *self.inner.requests.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state().requests
     }
 
     /// Waits for a time, or for ever, or until there were more than `seen` requests. Returns
     /// whether there were.
     pub fn wait(&self, seen: u32, time: Option<Duration>) -> bool {
-        self.inner.awaited.store(true, Ordering::SeqCst);
         let until = time.and_then(|time| Instant::now().checked_add(time));
-        let mut requests = self.inner.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        while *requests <= seen {
+        let mut state = self.state();
+        state.awaited = true;
+        while state.requests <= seen {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 break;
             }
             let left = left.unwrap_or(Duration::from_secs(3600));
-            let waited = self.inner.changed.wait_timeout(requests, left);
-            requests = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.inner.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        self.inner.awaited.store(false, Ordering::SeqCst);
-        *requests > seen
+        state.awaited = false;
+        state.requests > seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_request_ends_the_program_unless_somebody_waits_for_it() {
+        let stop = Stop::default();
+        assert!(!stop.request(), "the first cancels");
+        assert!(stop.token().is_cancelled() && stop.requests() == 1);
+        assert!(stop.request(), "nobody waits");
+
+        let stop = Stop::default();
+        stop.request();
+        let waiter = stop.clone();
+        let waits = thread::spawn(move || waiter.wait(1, None));
+        while !stop.state().awaited {
+            thread::yield_now();
+        }
+        assert!(!stop.request(), "it is waited for");
+        assert!(waits.join().unwrap(), "and heard");
+        assert!(stop.request(), "the third ends it in any case");
+        assert!(stop.wait(1, None), "what has come is not waited for");
     }
 }

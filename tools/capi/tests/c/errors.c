@@ -25,6 +25,8 @@
 #include <unistd.h>
 
 enum { PAGE = 4096, PAGES = 512 };
+/* Longer than any thread stands still, also under valgrind on a busy machine. */
+enum { PATIENCE_MS = 60000 };
 
 #define CHECK(condition, ...)                                                                      \
     do {                                                                                           \
@@ -250,8 +252,9 @@ static precopy_source_options to_address(const char *address) {
                                     .destination = address,
                                     .guest = "test guest",
                                     .tracking = PRECOPY_TRACK_MARKED,
-                                    .query_timeout_ms = 700,
-                                    .commit_timeout_ms = 2000};
+                                    .stall_timeout_ms = PATIENCE_MS,
+                                    .commit_timeout_ms = PATIENCE_MS,
+                                    .query_timeout_ms = PATIENCE_MS};
 }
 
 static precopy_source_options to_side(const struct side *side) {
@@ -567,9 +570,9 @@ static void works(void) {
     CHECK(same(&vm, &side.vm) && side.vm.running && !vm.running, "the guest is there");
     CHECK(progress_seen > 0 && events_seen > 5, "%d, %d", progress_seen, events_seen);
     precopy_runs_here here;
-    status = precopy_ask(options.destination, options.migration_id, 3000, &here, NULL);
+    status = precopy_ask(options.destination, options.migration_id, PATIENCE_MS, &here, NULL);
     CHECK(status == PRECOPY_OK && here == PRECOPY_RUNS_HERE_NO, "%d", (int)here);
-    status = precopy_ask(options.destination, "123", 3000, &here, NULL);
+    status = precopy_ask(options.destination, "123", PATIENCE_MS, &here, NULL);
     CHECK(status == PRECOPY_OK && here == PRECOPY_RUNS_HERE_UNKNOWN, "%d", (int)here);
     side_free(&side);
     vm_free(&vm);
@@ -899,6 +902,8 @@ static void in_doubt(void) {
     struct vm vm = vm_new();
     fill(&vm);
     precopy_source_options options = to_address(child.address);
+    /* Nobody will answer. */
+    options.query_timeout_ms = 700;
     precopy_guest guest = guest_of(&vm);
     precopy_report *report;
     precopy_error *error;
@@ -913,7 +918,7 @@ static void in_doubt(void) {
     struct side again = side_new("127.0.0.1:0", journal);
     precopy_runs_here here;
     const char *id = precopy_report_migration_id(report);
-    status = precopy_ask(precopy_receiver_address(again.receiver), id, 3000, &here, &error);
+    status = precopy_ask(precopy_receiver_address(again.receiver), id, PATIENCE_MS, &here, &error);
     CHECK(status == PRECOPY_OK && error == NULL && here == PRECOPY_RUNS_HERE_NO, "%d", (int)here);
     precopy_report_free(report);
     side_free(&again);

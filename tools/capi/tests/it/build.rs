@@ -6,7 +6,8 @@ use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tempfile::TempDir;
 
@@ -24,7 +25,7 @@ const STRICT: [&str; 9] = [
 ];
 
 /// Longest time for one program, in seconds.
-const PATIENCE_S: u32 = 120;
+const PATIENCE_S: u32 = 300;
 
 /// Which library a program is linked with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +37,8 @@ pub(crate) enum Link {
 /// An installation.
 pub(crate) struct Installed {
     folder: TempDir,
+    /// Programs that were compiled against it.
+    programs: AtomicU32,
 }
 
 pub(crate) fn package() -> &'static Path {
@@ -51,10 +54,18 @@ pub(crate) fn has(program: &str) -> bool {
     found
 }
 
-/// The one installation of this run; `None` if there is no compiler or no pkg-config.
-pub(crate) fn installed() -> Option<&'static Installed> {
-    static INSTALLED: OnceLock<Option<Installed>> = OnceLock::new();
-    INSTALLED.get_or_init(|| (has("cc") && has("pkg-config")).then(Installed::new)).as_ref()
+/// The installation that tests share; `None` if there is no compiler or no pkg-config. It goes
+/// with the last test that has it: what a static holds would stay on the disk.
+pub(crate) fn installed() -> Option<Arc<Installed>> {
+    static SHARED: Mutex<Weak<Installed>> = Mutex::new(Weak::new());
+    if !(has("cc") && has("pkg-config")) {
+        return None;
+    }
+    // A test that could not install it does not keep others from trying.
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let installed = shared.upgrade().unwrap_or_else(|| Arc::new(Installed::new()));
+    *shared = Arc::downgrade(&installed);
+    Some(installed)
 }
 
 impl Installed {
@@ -65,7 +76,7 @@ impl Installed {
         let mut install = Command::new(package().join("install.sh"));
         install.arg("--from").arg(own.parent().unwrap()).arg(folder.path().join("prefix"));
         run(&mut install);
-        Self { folder }
+        Self { folder, programs: AtomicU32::new(0) }
     }
 
     fn prefix(&self) -> PathBuf {
@@ -85,10 +96,12 @@ impl Installed {
         said.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// Compiles a program of this package.
+    /// Compiles a program of this package. It has a file of its own: tests run side by side, and
+    /// what one of them runs another's linker must not write.
     pub(crate) fn compile(&self, source: &str, link: Link, extra: &[&str]) -> PathBuf {
         let stem = Path::new(source).file_stem().unwrap().to_string_lossy().into_owned();
-        let program = self.folder.path().join(format!("{stem}-{link:?}-{}", extra.len()));
+        let number = self.programs.fetch_add(1, Ordering::Relaxed);
+        let program = self.folder.path().join(format!("{stem}-{number}"));
         let libs = match link {
             Link::Shared => self.pkg_config(&["--libs"]),
             // The linker takes a shared library where it finds both.

@@ -69,11 +69,11 @@ fn the_example_migrates_with_every_kind_of_tracking() {
         if tracking == "kernel" && !has_kernel_tracking() {
             continue;
         }
-        migrate(installed, &[], &program, &[tracking]);
-        migrate(installed, &[], &program, &[tracking, "memfd"]);
+        migrate(&installed, &[], &program, &[tracking]);
+        migrate(&installed, &[], &program, &[tracking, "memfd"]);
     }
     let program = installed.compile(EXAMPLE, Link::Static, &[]);
-    migrate(installed, &[], &program, &["marked"]);
+    migrate(&installed, &[], &program, &["marked"]);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn valgrind_finds_nothing() {
     let Some(installed) = installed().filter(|_| has("valgrind")) else { return };
     let example = installed.compile(EXAMPLE, Link::Shared, &[]);
     // valgrind does not know userfaultfd.
-    migrate(installed, &VALGRIND, &example, &["marked", "small"]);
+    migrate(&installed, &VALGRIND, &example, &["marked", "small"]);
     let errors = installed.compile(ERRORS, Link::Shared, &[]);
     installed.run(&VALGRIND, &errors, &[]);
 }

@@ -103,6 +103,9 @@ pub(crate) struct LiveArgs {
     /// Run each destination in a process of its own
     #[arg(long, requires = "live")]
     pub(crate) destination_process: bool,
+    /// How long to ask a destination what became of a Commit without an answer [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = parse::seconds, requires = "live")]
+    pub(crate) query_timeout: Option<Duration>,
     /// Let the destination die so long after the first migration of a run began: a process is
     /// killed, a thread gives up
     #[arg(long, value_name = "TIME", value_parser = parse::seconds, requires = "live")]

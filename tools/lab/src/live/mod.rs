@@ -113,6 +113,8 @@ pub struct LiveOptions {
     pub encoder: EncoderKind,
     /// Most bytes of copies that deltas are made from; `None` is the engine's choice.
     pub delta_cache_bytes: Option<u64>,
+    /// How long a destination that did not answer Commit is asked what became of it.
+    pub query_timeout: Duration,
     /// Whether memory digests are compared before Commit, which lengthens the pause.
     pub verify: bool,
     /// Whether the guest is audited after each migration, which pauses it for a moment.
@@ -180,6 +182,7 @@ impl LiveOptions {
             channels: 1,
             encoder: EncoderKind::Raw,
             delta_cache_bytes: None,
+            query_timeout: Duration::from_secs(30),
             verify: false,
             audit_each: false,
             link: Link::ShapedIfPossible(RigOptions::default()),

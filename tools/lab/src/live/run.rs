@@ -210,6 +210,7 @@ impl Experiment<'_> {
         options.channels = self.options.channels;
         options.encoder = self.options.encoder;
         options.delta_cache_bytes = self.options.delta_cache_bytes;
+        options.query_timeout = self.options.query_timeout;
         options.bandwidth_cap_bytes_per_s = self.place.cap;
         options.verify = self.options.verify;
         options.downtime_limit = self.options.downtime_limit;

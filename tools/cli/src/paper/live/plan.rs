@@ -61,6 +61,7 @@ pub(super) struct LivePlan {
     verify: bool,
     destination: Destination,
     destination_dies: Option<Duration>,
+    query_timeout: Option<Duration>,
 }
 
 impl LivePlan {
@@ -108,6 +109,7 @@ impl LivePlan {
             verify: live.verify,
             destination: destination(live)?,
             destination_dies: live.destination_dies,
+            query_timeout: live.query_timeout,
         };
         plan.check()?;
         Ok(plan)
@@ -211,6 +213,7 @@ impl LivePlan {
         options.link = self.link;
         options.destination = self.destination.clone();
         options.destination_dies = self.destination_dies.map(|after| (0, after));
+        options.query_timeout = self.query_timeout.unwrap_or(options.query_timeout);
         Ok(options)
     }
 
@@ -352,6 +355,7 @@ mod tests {
             destination_process: false,
             destination_dies_at_commit: false,
             destination_dies: None,
+            query_timeout: None,
         };
         let paper = known("xen").unwrap();
         assert_eq!(
