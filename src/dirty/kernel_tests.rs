@@ -13,6 +13,7 @@ use super::{DirtyTracker, MprotectTracker, PagemapTracker};
 use crate::bitmap::DenseBitmap;
 use crate::memory::{MapOptions, MappedMemory};
 use crate::region::{Region, RegionTable};
+use crate::sys::test_child::ProgramCopy;
 use crate::sys::{Backing, UffdMode};
 use crate::units::{GuestAddress, PageIndex, PageRun, PageSize};
 
@@ -188,26 +189,15 @@ fn mprotect_conforms() {
 /// The conformance suite again, in a process that has no privilege.
 #[test]
 fn an_unprivileged_user_tracks_too() {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    use std::os::unix::process::CommandExt;
+    use std::os::unix::fs::MetadataExt;
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
     if !is_root || !has_pagemap() {
         crate::skipped("the tests run unprivileged already, or without userfaultfd");
         return;
     }
-    // Whoever runs the child may not be able to reach the build folder.
-    let copy = std::env::temp_dir().join(format!("precopy-unprivileged-{}", std::process::id()));
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = ProgramCopy::new();
     let test = "dirty::kernel_tests::pagemap_conforms_for_user_mode_only";
-    let output = std::process::Command::new(&copy)
-        .args(["--exact", test, "--nocapture"])
-        .uid(65534)
-        .gid(65534)
-        .current_dir("/")
-        .output();
-    std::fs::remove_file(&copy).unwrap();
-    let output = output.unwrap();
+    let output = copy.unprivileged().args(["--exact", test, "--nocapture"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     let skipped = String::from_utf8_lossy(&output.stderr);

@@ -134,8 +134,11 @@ impl DirtyTracker for MprotectTracker {
             self.restored.clear_all();
         }
         // One for all regions: handlers are counted for the whole process.
-        if let Some(watched) = self.watches.first() {
-            watched.watch.settle();
+        if self.watches.first().is_some_and(|watched| !watched.watch.settle()) {
+            tracing::warn!("A fault is not handled for long: every page counts as written");
+            let all = self.host.table().all();
+            pages += all.pages();
+            into.set_run(all);
         }
         for (region, watched) in self.watches.iter_mut().enumerate() {
             let granule = watched.watch.granule_bytes();

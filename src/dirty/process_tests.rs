@@ -11,8 +11,7 @@ use super::{DirtyError, DirtyTracker, ProcessTracker};
 use crate::bitmap::DenseBitmap;
 use crate::memory::{MapOptions, MappedMemory, PageReader, ProcessMemory};
 use crate::region::{Region, RegionTable};
-use crate::sys::inject;
-use crate::sys::test_child::{TestChild, orders, protected, say};
+use crate::sys::test_child::{TestChild, attach, orders, protected, say};
 use crate::sys::{Backing, FilePart, ProcessMap};
 use crate::units::{GuestAddress, PageIndex, PageRun, PageSize};
 
@@ -80,6 +79,8 @@ fn make(kind: &str, table: RegionTable) -> MappedMemory {
         "memfd" => MappedMemory::new(table, MapOptions::new(Backing::Memfd)),
         SHM => {
             let path = format!("/dev/shm/precopy-test-{}", std::process::id());
+            // What a run left behind that was killed.
+            let _ = std::fs::remove_file(&path);
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create_new(true).open(&path).unwrap();
             std::fs::remove_file(path).unwrap();
@@ -145,7 +146,8 @@ impl Puppet {
     }
 
     fn tracker(&self) -> ProcessTracker {
-        ProcessTracker::attach(Arc::clone(&self.map)).unwrap()
+        let attachment = attach(self.map.process()).unwrap();
+        ProcessTracker::with_attachment(Arc::clone(&self.map), attachment).unwrap()
     }
 }
 
@@ -183,9 +185,9 @@ impl Rig for PuppetRig {
 fn can_attach() -> bool {
     let table = RegionTable::single(PageSize::BASE, 1).unwrap();
     let puppet = Puppet::start("anonymous", &table);
-    match ProcessTracker::attach(Arc::clone(&puppet.map)) {
+    match attach(puppet.map.process()) {
         Ok(_) => true,
-        Err(DirtyError::Attach(why)) if why.is_of_the_machine() => {
+        Err(why) if why.is_of_the_machine() => {
             crate::skipped(format_args!("{why}"));
             false
         }
@@ -304,7 +306,7 @@ fn a_released_process_runs_at_full_speed() {
         for by_drop in [false, true] {
             let puppet = Puppet::start(kind, &table);
             puppet.tell("W 0 4096 1");
-            let attachment = inject::attach(puppet.map.process()).unwrap();
+            let attachment = attach(puppet.map.process()).unwrap();
             // A child that is forked somewhere in this process has a copy of every descriptor.
             let _copy = attachment.uffd().as_fd().try_clone_to_owned().unwrap();
             let map = Arc::clone(&puppet.map);

@@ -485,7 +485,8 @@ mod tests {
     fn a_full_disk_refuses_to_commit() {
         let path = PathBuf::from("/dev/full");
         let file = OpenOptions::new().write(true).open(&path).unwrap();
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
+        // Another test may be trying to write to the same device.
+        let file = Flock::lock(file, FlockArg::LockExclusive).unwrap();
         let journal = Some(Journal { path, file, sync: false, bytes: 0 });
         let mut book = FateBook { journal, ..FateBook::default() };
         assert!(book.opened(id(1)).is_err());

@@ -33,5 +33,7 @@ pub(crate) use process::test_child;
 pub(crate) use process::{Area, Entries};
 pub use process::{Process, ProcessMap, ProcessMapError, ProcessMapping};
 pub(crate) use reserve::Access;
+#[cfg(test)]
+pub(crate) use segv::LateHandler;
 pub use segv::{SLOTS as WRITE_WATCHES_MAX, WriteWatch};
 pub use uffd::{UffdMode, Userfaultfd};

@@ -7,7 +7,8 @@
 //! yet, or a handler or harvester that is between its two steps; nothing is lost, and a page may
 //! be reported once more than it was written. While one thread's handler is between its steps,
 //! another thread can write the page already: so a harvest first waits for the handlers that are
-//! under way ([`WriteWatch::settle`]), and then reports all that was written before it began.
+//! under way ([`WriteWatch::settle`]), and then reports all that was written before it began. If
+//! one of them does not get on in time, every page counts as written.
 //!
 //! # The handler
 //! It is async-signal-safe: it reads a fixed table of ranges, does atomic operations and calls
@@ -20,6 +21,8 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -59,13 +62,19 @@ static SLOT: [Slot; SLOTS] = [const {
 static USED: AtomicUsize = AtomicUsize::new(0);
 /// The sum of all slots' `splits`; at times more, because handlers add here first.
 static SPLITS: AtomicUsize = AtomicUsize::new(0);
-/// Handlers that may be looking at a slot at this moment, in two halves: those that began in an
-/// even and in an odd epoch, so that one can wait for the old without waiting for the new.
+/// Handlers that may be looking at a slot at this moment, in two halves: those that began while
+/// [`CURRENT`] was 0 and while it was 1, so that one can wait for the old without the new.
 static HANDLERS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
-/// Moves on at each [`WriteWatch::settle`].
-static EPOCH: AtomicUsize = AtomicUsize::new(0);
-/// Looks at a half before giving up on it; a handler takes microseconds unless it is preempted.
-const SETTLE_LOOKS: usize = 1 << 20;
+/// The half in which handlers that begin are counted.
+static CURRENT: AtomicUsize = AtomicUsize::new(0);
+/// Looks at a half until one is paused between them; a handler takes microseconds unless it is
+/// kept from its processor.
+const DRAIN_LOOKS: u32 = 1 << 12;
+const DRAIN_PAUSE: Duration = Duration::from_millis(1);
+/// Pauses after which a harvest goes on.
+const SETTLE_PAUSES: u32 = 250;
+/// Moves on whenever a range becomes tracked, before anything of it is protected.
+static GENERATION: AtomicUsize = AtomicUsize::new(0);
 /// Serialises registration; handlers never touch it.
 static REGISTRATION: Mutex<()> = Mutex::new(());
 /// What SIGSEGV did before us.
@@ -107,20 +116,16 @@ impl WriteWatch {
         SLOT[slot].granule.store(granule, SeqCst);
         SLOT[slot].words.store(marks.as_ptr().cast_mut(), SeqCst);
         USED.fetch_max(slot + 1, SeqCst);
+        GENERATION.fetch_add(1, SeqCst);
         Ok(Self { _host: host, slot, addresses, granule, marks })
     }
 
-    /// Waits until every handler that is under way has set its mark. One that begins now makes
-    /// nothing writable that was written before now. Bounded: a handler that is kept from its
-    /// processor for long marks in time for the next harvest.
-    pub fn settle(&self) {
-        let old = &HANDLERS[EPOCH.fetch_add(1, SeqCst) % 2];
-        for look in 1..SETTLE_LOOKS {
-            if old.load(SeqCst) == 0 {
-                return;
-            }
-            if look.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
-        }
+    /// Waits until every handler that is under way has set its mark; one that begins now makes
+    /// nothing writable that was written before now. Bounded: `false` if a handler was kept from
+    /// its processor for so long that pages may have been written and not be marked.
+    #[must_use]
+    pub fn settle(&self) -> bool {
+        drain(SETTLE_PAUSES)
     }
 
     /// Takes the marks of 64 granules: those of word `index`.
@@ -179,13 +184,50 @@ impl Drop for WriteWatch {
         let _guard = REGISTRATION.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         SLOT[self.slot].words.store(ptr::null_mut(), SeqCst);
         // A handler that saw the slot before counts itself first, so once the count was zero
-        // nobody holds a pointer to the marks. Handlers take microseconds.
-        for half in &HANDLERS {
-            while half.load(SeqCst) != 0 {
-                std::hint::spin_loop();
+        // nobody holds a pointer to the marks.
+        while !drain(SETTLE_PAUSES) {}
+        self.forget_splits();
+    }
+}
+
+/// Waits until every handler that has begun before is through, for so many pauses at most; whether
+/// they are. Each half is waited for by itself, whatever others who wait do with `CURRENT`.
+fn drain(pauses_max: u32) -> bool {
+    let (mut looks, mut pauses) = (0u32, 0);
+    for half in [0, 1] {
+        CURRENT.store(1 - half, SeqCst);
+        while HANDLERS[half].load(SeqCst) != 0 {
+            looks = looks.saturating_add(1);
+            if looks < DRAIN_LOOKS {
+                if looks.is_multiple_of(64) { thread::yield_now() } else { std::hint::spin_loop() }
+            } else if pauses < pauses_max {
+                pauses += 1;
+                thread::sleep(DRAIN_PAUSE);
+            } else {
+                return false;
             }
         }
-        self.forget_splits();
+    }
+    true
+}
+
+/// A handler that is under way and does not get on, for as long as this lives.
+#[cfg(test)]
+pub(crate) struct LateHandler(usize);
+
+#[cfg(test)]
+impl LateHandler {
+    pub(crate) fn new() -> Self {
+        let half = CURRENT.load(SeqCst);
+        HANDLERS[half].fetch_add(1, SeqCst);
+        Self(half)
+    }
+}
+
+#[cfg(test)]
+impl Drop for LateHandler {
+    fn drop(&mut self) {
+        HANDLERS[self.0].fetch_sub(1, SeqCst);
     }
 }
 
@@ -211,18 +253,31 @@ extern "C" fn on_segv(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     // SAFETY: SIGSEGV fills the fault's address.
     let address = unsafe { fault.si_addr() }.addr();
     // 2 is SEGV_ACCERR: the page is mapped, and the access is not allowed.
-    // The last look is for a range that was released and tracked again in between.
-    let handled = fault.si_code == 2
-        && (mark_and_allow(address) || was_released(address) || mark_and_allow(address));
+    let handled = fault.si_code == 2 && is_ours(address);
     Errno::set_raw(saved);
     if !handled {
         chain(signal, info, context);
     }
 }
 
+/// Whether the fault is one of tracking, after which the page is writable.
+fn is_ours(address: usize) -> bool {
+    loop {
+        let generation = GENERATION.load(SeqCst);
+        if mark_and_allow(address) || was_released(address) {
+            return true;
+        }
+        // Neither tracked at the first look nor writable at the second: another's, unless it was
+        // released before the first and is tracked again by the second. Each turn is such a change.
+        if GENERATION.load(SeqCst) == generation {
+            return false;
+        }
+    }
+}
+
 /// Makes the granule at `address` writable and marks it; `false` if it is in no tracked range.
 fn mark_and_allow(address: usize) -> bool {
-    let half = &HANDLERS[EPOCH.load(SeqCst) % 2];
+    let half = &HANDLERS[CURRENT.load(SeqCst)];
     half.fetch_add(1, SeqCst);
     let ours = SLOT.iter().take(USED.load(SeqCst)).any(|slot| {
         let words = slot.words.load(SeqCst);

@@ -67,8 +67,12 @@ fn a_capped_connection_takes_little_ahead() {
 
 #[test]
 fn nobody_listening_is_refused() {
-    let (mut connector, listener) = tcp();
-    drop(listener);
+    let (_, listener) = tcp();
+    // The port of a connection's other end: nobody listens there, and nobody can meanwhile. That of
+    // a dropped listener may be another test's by now, or held by a child that was just forked.
+    let taken = TcpStream::connect(listener.local_addr()).unwrap();
+    let target = taken.local_addr().unwrap().to_string();
+    let mut connector = TcpConnector::new(target, TcpOptions::default());
     let refused = connector.connect(SOON).map(|_| ()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     let (mut connector, listener) = pipe();

@@ -18,7 +18,7 @@ use precopy::report::{Outcome, Report};
 use precopy::units::{PageIndex, PageRun};
 use precopy::wire::{Capabilities, Hello};
 
-use crate::loopback::{options, running, tcp};
+use crate::loopback::{options, running, tcp, writing};
 use crate::support::{Shared, TestGuest, serial};
 
 const PAGES: u64 = 3000;
@@ -87,7 +87,8 @@ fn migrate(
         let regions = memory.table().clone();
         let mut control = guest.clone();
         let parts = SourceParts::new(Arc::new(memory), regions, &mut tracker, &mut control);
-        let report = send(options, &mut *connector, parts, &CancelToken::new(), &mut ()).unwrap();
+        let (cancel, mut sink) = (CancelToken::new(), writing(guest));
+        let report = send(options, &mut *connector, parts, &cancel, &mut sink).unwrap();
         (report, destination.join().unwrap())
     })
 }

@@ -24,7 +24,7 @@ use precopy::units::{PageIndex, PageRun, Throttle};
 use precopy::wire::Hello;
 
 use crate::loopback::{migrate, options, piped, running, tcp};
-use crate::support::{Factory, Shared, TestGuest, leftovers, serial};
+use crate::support::{Factory, Shared, TestGuest, nothing_left, serial};
 
 const PAGES: u64 = 600;
 
@@ -224,7 +224,7 @@ fn pages_are_re_armed_before_they_are_read() {
             there.check();
         });
     }
-    assert_eq!(leftovers().1, 0);
+    nothing_left("re-arming");
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn a_failed_attempt_gives_back_what_was_re_armed() {
             there.check();
         });
     }
-    assert_eq!(leftovers().1, 0);
+    nothing_left("giving back");
 }
 
 /// A guest that does not come back after a failed attempt: the report says so.
@@ -283,7 +283,7 @@ fn a_resume_that_fails_at_the_source() {
         there.pause().unwrap();
         there.check();
     });
-    assert_eq!(leftovers().1, 0);
+    nothing_left("no resume");
 }
 
 /// One migration into what `factory` makes, over `link`.
@@ -327,8 +327,7 @@ fn check_kept(what: &str, guest: &Shared, report: &Report, error: &MigrateError)
         there.pause().unwrap();
         there.check();
     });
-    let left = leftovers();
-    assert_eq!((left.0.len(), left.1), (0, 0), "{what}: left behind {left:?}");
+    nothing_left(what);
     report.failure.clone().expect(what)
 }
 
@@ -500,7 +499,7 @@ fn no_descriptors_at_the_destination() {
             });
         }
     }
-    assert_eq!(leftovers().1, 0);
+    nothing_left("no descriptors");
 }
 
 /// What a source sent over all connections, and the rates that it asked for.
@@ -588,5 +587,5 @@ fn bandwidth_caps_and_bytes_on_the_wire() {
         assert!(paged > PAGES / 4 * 4096, "{paged}");
         assert!((paged..paged + 20_000).contains(&sent), "{sent} bytes, {paged} of them pages");
     }
-    assert_eq!(leftovers().1, 0);
+    nothing_left("caps");
 }

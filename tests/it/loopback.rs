@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use precopy::encode::EncoderKind;
 use precopy::engine::{
-    CancelToken, DestinationOptions, MigrateError, ReceivedGuest, Receiver, SourceOptions,
-    SourceParts, send,
+    CancelToken, DestinationOptions, EngineEvent, EventSink, MigrateError, ReceivedGuest, Receiver,
+    SourceOptions, SourceParts, send,
 };
 use precopy::guest::GuestControl;
 use precopy::policy::StrategySpec;
 use precopy::report::{MayRunHere, Outcome, Report};
+use precopy::session::{SessionEvent, SourcePhase};
 use precopy::transport::{Connector, Listener, TcpConnector, TcpListener, TcpOptions, pipe};
 
 use crate::support::{Factory, Shared, TestGuest, serial, table};
@@ -36,7 +37,30 @@ pub(crate) fn options(policy: &str) -> SourceOptions {
 pub(crate) fn migrate(
     guest: &Shared,
     options: SourceOptions,
+    link: (Box<dyn Connector>, Box<dyn Listener>),
+) -> (Report, Result<ReceivedGuest, MigrateError>, Option<Shared>) {
+    migrate_seen(guest, options, link, &mut ())
+}
+
+/// Has the guest write while the end of a round is on its way, so that every harvest finds pages
+/// that were sent before, whoever gets a processor when.
+pub(crate) fn writing(guest: &Shared) -> impl FnMut(&EngineEvent) {
+    move |event| {
+        if let EngineEvent::Source(SessionEvent::Phase {
+            phase: SourcePhase::AwaitingAck, ..
+        }) = event
+        {
+            guest.go_on(500);
+        }
+    }
+}
+
+/// The same, with somebody who sees what happens at the source.
+fn migrate_seen(
+    guest: &Shared,
+    options: SourceOptions,
     (mut connector, listener): (Box<dyn Connector>, Box<dyn Listener>),
+    sink: &mut dyn EventSink,
 ) -> (Report, Result<ReceivedGuest, MigrateError>, Option<Shared>) {
     let mut receiver = Receiver::bind(listener, DestinationOptions::default()).unwrap();
     thread::scope(|scope| {
@@ -49,7 +73,7 @@ pub(crate) fn migrate(
         let regions = memory.table().clone();
         let mut control = guest.clone();
         let parts = SourceParts::new(Arc::new(memory), regions, &mut tracker, &mut control);
-        let report = send(options, &mut *connector, parts, &CancelToken::new(), &mut ()).unwrap();
+        let report = send(options, &mut *connector, parts, &CancelToken::new(), sink).unwrap();
         let (received, last) = destination.join().unwrap();
         (report, received, last)
     })
@@ -58,8 +82,10 @@ pub(crate) fn migrate(
 pub(crate) fn running(pages: u64) -> Shared {
     let mut guest = TestGuest::new(table(pages));
     guest.resume().unwrap();
-    thread::sleep(Duration::from_millis(20));
-    Shared::new(guest)
+    let guest = Shared::new(guest);
+    // By then it has written nearly all that it ever writes to.
+    guest.go_on(3 * pages.max(1000));
+    guest
 }
 
 fn check_handed_over(
@@ -112,7 +138,7 @@ fn channels_encoders_policies_and_verification() {
         let guest = running(4000);
         let mut options = options(policy);
         (options.channels, options.encoder, options.verify) = (channels, encoder, verify);
-        let (report, received, there) = migrate(&guest, options, tcp());
+        let (report, received, there) = migrate_seen(&guest, options, tcp(), &mut writing(&guest));
         println!("{policy}: {:?}, {:?}", report.totals, report.downtime);
         assert_eq!((report.channels, report.verified), (channels, verify), "{report:#?}");
         assert_eq!(report.encoder, encoder.name());

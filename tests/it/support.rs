@@ -2,9 +2,9 @@
 //! A small guest that can prove that no write was lost and none happened twice.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use precopy::bitmap::AtomicBitmap;
@@ -17,6 +17,8 @@ use precopy::units::{GuestAddress, PageIndex, PageSize, Throttle};
 use precopy::wire::Hello;
 
 pub(crate) const VCPUS: usize = 2;
+/// Longest wait for what only a hang keeps from happening.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which calls fail.
 #[derive(Default, Debug)]
@@ -33,6 +35,8 @@ pub(crate) struct TestGuest {
     pub(crate) dirty: Arc<AtomicBitmap>,
     pub(crate) faults: Arc<Faults>,
     steps: [u64; VCPUS],
+    /// Steps that all vCPUs have made here, while they run too.
+    progress: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     vcpus: Vec<JoinHandle<u64>>,
 }
@@ -60,6 +64,7 @@ impl TestGuest {
             dirty,
             faults: Arc::default(),
             steps: [0; VCPUS],
+            progress: Arc::default(),
             stop: Arc::default(),
             vcpus: Vec::new(),
         }
@@ -120,12 +125,14 @@ impl GuestControl for TestGuest {
             .map(|vcpu| {
                 let (memory, dirty) = (self.memory.clone(), Arc::clone(&self.dirty));
                 let (stop, mut step) = (Arc::clone(&self.stop), self.steps[vcpu]);
+                let progress = Arc::clone(&self.progress);
                 thread::spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
                         let page = PageIndex::new(target(vcpu, step, dirty.len()));
                         memory.fetch_add_u64(page, 8 * vcpu, 1).unwrap();
                         dirty.mark(page);
                         step += 1;
+                        progress.fetch_add(1, Ordering::Relaxed);
                         if step.is_multiple_of(64) {
                             thread::sleep(Duration::from_micros(100));
                         }
@@ -176,6 +183,18 @@ impl Shared {
 
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut TestGuest) -> T) -> T {
         act(&mut self.0.lock().unwrap())
+    }
+
+    /// Waits until the guest has made so many more steps, if it runs: how far it is must not
+    /// depend on when its threads get a processor.
+    pub(crate) fn go_on(&self, steps: u64) {
+        let running = |guest: &mut TestGuest| guest.is_running().then(|| guest.progress.clone());
+        let Some(progress) = self.with(running) else { return };
+        let (from, began) = (progress.load(Ordering::Relaxed), Instant::now());
+        while progress.load(Ordering::Relaxed) - from < steps {
+            assert!(began.elapsed() < PATIENCE, "its vCPUs stand still");
+            thread::sleep(Duration::from_micros(200));
+        }
     }
 
     pub(crate) fn created(&self) -> CreatedGuest {
@@ -238,8 +257,20 @@ pub(crate) fn serial() -> std::sync::MutexGuard<'static, ()> {
     SERIAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// Nothing of the engine is left. A thread ends a moment after whoever waits for it goes on, so
+/// what is there yet gets time to go; what is left for good stays.
+pub(crate) fn nothing_left(what: &str) {
+    let began = Instant::now();
+    let mut left = leftovers();
+    while left != (Vec::new(), 0) && began.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(1));
+        left = leftovers();
+    }
+    assert_eq!(left, (Vec::new(), 0), "{what}: left behind");
+}
+
 /// Names of the engine's threads, and the number of open sockets.
-pub(crate) fn leftovers() -> (Vec<String>, usize) {
+fn leftovers() -> (Vec<String>, usize) {
     let entries = |dir: &str| std::fs::read_dir(dir).unwrap().filter_map(Result::ok);
     // A thread or file may go while the directory is read.
     let threads = entries("/proc/self/task")

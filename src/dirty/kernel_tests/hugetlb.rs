@@ -2,6 +2,9 @@
 //! Huge pages of the system's pool.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+
+use nix::fcntl::{Flock, FlockArg};
 
 use super::conformance::{self, Traits};
 use super::{
@@ -17,6 +20,8 @@ use crate::units::PageSize;
 /// Huge pages taken from the system for one test, and given back.
 struct HugePages {
     before: u64,
+    /// Whoever else runs this test waits: what one gives back, the other would count on.
+    _turn: Flock<File>,
 }
 
 const POOL: &str = "/proc/sys/vm/nr_hugepages";
@@ -25,10 +30,11 @@ impl HugePages {
     /// At least `pages` more huge pages than there are; `None`, with a line that says so, if they
     /// cannot be had.
     fn reserve(pages: u64) -> Option<Self> {
+        let turn = Flock::lock(File::open(POOL).ok()?, FlockArg::LockExclusive).ok()?;
         let read = || std::fs::read_to_string(POOL).ok()?.trim().parse::<u64>().ok();
         let before = read()?;
         let _ = std::fs::write(POOL, (before + pages).to_string());
-        let pool = Self { before };
+        let pool = Self { before, _turn: turn };
         if read()? < before + pages {
             crate::skipped(format_args!("no {pages} huge pages of 2 MiB can be had"));
             return None;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{alone, fill, harvest, memory};
 use crate::dirty::{DirtyTracker, MprotectTracker};
 use crate::region::RegionTable;
-use crate::sys::Backing;
+use crate::sys::{Backing, LateHandler};
 use crate::units::{PageIndex, PageSize};
 
 /// More separate pages than the system has mappings for: nothing is lost.
@@ -23,6 +23,26 @@ fn mprotect_survives_without_mappings() {
     assert!(harvest(&mut tracker).is_superset(&written));
     fill(&memory, [1]);
     assert_eq!(harvest(&mut tracker), BTreeSet::from([1]));
+}
+
+/// A handler that has made a page writable and gets no further: nobody knows which page others may
+/// have written since, so all are reported, until it is through.
+#[test]
+fn a_late_handler_makes_every_page_count() {
+    let _turn = alone();
+    let table = RegionTable::single(PageSize::BASE, 70).unwrap();
+    let memory = memory(&table, Backing::Anonymous);
+    let mut tracker = MprotectTracker::new(Arc::clone(memory.host())).unwrap();
+    tracker.arm().unwrap();
+    let late = LateHandler::new();
+    fill(&memory, [3]);
+    // Who has waited before, and for what, changes nothing.
+    for _ in 0..2 {
+        assert_eq!(harvest(&mut tracker), (0..70).collect());
+    }
+    drop(late);
+    fill(&memory, [5]);
+    assert_eq!(harvest(&mut tracker), BTreeSet::from([5]));
 }
 
 /// A write that faulted just before tracking ended must go through.

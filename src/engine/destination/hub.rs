@@ -22,7 +22,10 @@ use crate::wire::{
     RefuseCode, WireError, decode_message, encode_message, read_frame,
 };
 
-/// How often the accepting thread looks whether it shall end, and closes who said nothing.
+/// How often the accepting thread looks whether it shall end, and closes who said nothing. Dropping
+/// a receiver takes as long.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How long it waits after a failure before it tries to accept again.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(100);
 /// Failures in a row after which a listener counts as dead.
 const ACCEPT_FAILURES_MAX: u32 = 50;
@@ -249,7 +252,7 @@ fn accept(hub: &Arc<Hub>, listener: &mut dyn Listener, greeters: &mut Vec<JoinHa
             thread::sleep(ACCEPT_INTERVAL);
             Ok(None)
         } else {
-            listener.accept(ACCEPT_INTERVAL)
+            listener.accept(LOOK_INTERVAL)
         };
         match accepted {
             Ok(None) => {}

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::libc::{
@@ -24,6 +25,14 @@ const SEARCH_BYTES_MAX: usize = 16 << 20;
 
 /// Time that a process which does not look right gets to be found out as ending.
 const ENDING: Duration = Duration::from_millis(100);
+/// How often it gets that time while all that it does is to end: as many threads do, or one with
+/// much memory, on a busy machine.
+const ENDINGS: u32 = 100;
+
+// Flags of a task in `/proc/PID/stat`: `include/linux/sched.h`.
+const PF_EXITING: u32 = 0x4;
+const PF_SIGNALED: u32 = 0x400;
+const PF_KTHREAD: u32 = 0x20_0000;
 
 /// What is read from the process beforehand.
 #[derive(Debug)]
@@ -49,12 +58,12 @@ pub(super) fn look(process: &Process) -> Result<Target, InjectError> {
     }
     let (confined, threads) = threads(process).ok_or_else(|| gone(process))?;
     if field(&status, "VmSize:").is_empty() {
-        let ending = field(&status, "State:") == "Z" || process.ends_within(ENDING);
-        return Err(if ending { gone(process) } else { InjectError::KernelThread { pid } });
+        let of_kernel = flags(process, "stat").is_some_and(|flags| flags & PF_KTHREAD != 0);
+        return Err(if of_kernel { InjectError::KernelThread { pid } } else { gone(process) });
     }
     let gadget = gadget(process).map_err(|error| match error.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => refused(process),
-        Some(libc::ESRCH) => gone(process),
+        Some(libc::ESRCH | libc::ENOENT) => gone(process),
         _ => InjectError::System { pid, what: "read its memory map", source: error },
     })?;
     Ok(Target { threads, confined, gadget })
@@ -77,7 +86,7 @@ pub(super) fn gone(process: &Process) -> InjectError {
 /// Why the system says no, which it also does while a process is ending.
 pub(super) fn refused(process: &Process) -> InjectError {
     let pid = process.pid();
-    if process.ends_within(ENDING) {
+    if ends(process) {
         return gone(process);
     }
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
@@ -97,6 +106,35 @@ pub(super) fn refused(process: &Process) -> InjectError {
         }
     };
     InjectError::NotPermitted { pid, advice }
+}
+
+/// Whether a process has ended, or does so in the time that it takes.
+fn ends(process: &Process) -> bool {
+    for _ in 0..ENDINGS {
+        if process.ends_within(ENDING) {
+            return true;
+        }
+        let mut threads = fs::read_dir(process.proc("task")).into_iter().flatten().flatten();
+        if !threads.all(|thread| is_ending(process, &thread.path())) {
+            return false;
+        }
+    }
+    false
+}
+
+/// Whether a thread is on its way out, or will be as soon as it gets a processor.
+fn is_ending(process: &Process, thread: &Path) -> bool {
+    let flags = flags(process, thread.join("stat"));
+    let status = fs::read_to_string(thread.join("status")).unwrap_or_default();
+    let pending = u64::from_str_radix(field(&status, "SigPnd:"), 16).unwrap_or(0);
+    flags.is_none_or(|flags| flags & (PF_EXITING | PF_SIGNALED) != 0)
+        || pending >> (libc::SIGKILL - 1) & 1 != 0
+}
+
+/// The flags of a process or thread; `None` if it is gone.
+fn flags(process: &Process, stat: impl AsRef<Path>) -> Option<u32> {
+    let stat = fs::read_to_string(process.proc(stat)).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(6)?.parse().ok()
 }
 
 /// The threads that live, best first, and whether a seccomp filter is on in them. Each thread may
@@ -178,4 +216,24 @@ fn gadget(process: &Process) -> io::Result<usize> {
         }
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_is_told_from_what_lives() {
+        let own = Process::open(std::process::id()).unwrap();
+        let is = |flag: u32| flags(&own, "stat").unwrap() & flag != 0;
+        assert!(!is(PF_KTHREAD) && !is(PF_EXITING) && !ends(&own));
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        let path = process.proc(format!("task/{}", child.id()));
+        assert!(!is_ending(&process, &path));
+        child.kill().unwrap();
+        assert!(ends(&process) && is_ending(&process, &path));
+        child.wait().unwrap();
+        assert!(ends(&process) && is_ending(&process, &path), "nothing is left");
+    }
 }

@@ -7,10 +7,9 @@ mod tracked;
 mod victims;
 
 use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,10 +17,10 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use super::helper::{Report, Step};
-use super::{InjectError, attach, launch, once_it_has_code, raw, target};
+use super::{InjectError, launch, once_it_has_code, raw, target};
 use crate::bitmap::DenseBitmap;
 use crate::dirty::{DirtyError, DirtyTracker, ProcessTracker};
-use crate::sys::test_child::{TestChild, protected};
+use crate::sys::test_child::{PATIENCE, ProgramCopy, TestChild, attach, protected, until_not_busy};
 use crate::sys::{Process, ProcessMap, UffdMode, Userfaultfd};
 use crate::units::{GuestAddress, PageIndex, PageSize};
 
@@ -42,7 +41,7 @@ fn start(orders: &str) -> TestChild {
 fn attach_to(process: &Process, thread: i32) -> Result<super::Attachment, InjectError> {
     let mut target = target::look(process)?;
     target.threads = vec![thread];
-    launch::attach_by(process, &target)
+    until_not_busy(|| launch::attach_by(process, &target))
 }
 
 /// Whether processes can be attached to here; says so if this machine forbids it.
@@ -74,11 +73,12 @@ fn assert_untouched(process: &Process) {
         // A thread that is gone by now has no status.
         (open, status.flatten().all(is_free))
     };
-    let until = Instant::now() + Duration::from_secs(10);
-    while left() != (0, true) && Instant::now() < until {
+    let (began, mut seen) = (Instant::now(), left());
+    while seen != (0, true) && began.elapsed() < PATIENCE {
         thread::sleep(Duration::from_millis(5));
+        seen = left();
     }
-    assert_eq!(left(), (0, true));
+    assert_eq!(seen, (0, true));
 }
 
 #[test]

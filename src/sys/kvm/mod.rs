@@ -10,9 +10,9 @@ mod ring_test;
 mod slots;
 
 pub use ring::KvmRings;
-#[cfg(test)]
-pub(crate) use ring_test::set_flat_mode;
 pub use ring_test::{RingTest, test_ring};
+#[cfg(test)]
+pub(crate) use ring_test::{set_flat_mode, within};
 pub use slots::KvmSlots;
 
 use kvm_bindings::{kvm_clear_dirty_log, kvm_dirty_log};

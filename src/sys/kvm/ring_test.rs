@@ -59,10 +59,18 @@ pub struct RingTest {
 /// # Errors
 /// Why rings cannot be used here.
 pub fn test_ring(entries: u32, limit: Duration) -> Result<RingTest, String> {
+    within(limit, move || run(entries))
+}
+
+/// What a test in a thread of its own says, if it ends in time.
+pub(crate) fn within(
+    limit: Duration,
+    test: impl FnOnce() -> Result<RingTest, String> + Send + 'static,
+) -> Result<RingTest, String> {
     let (sender, result) = mpsc::sync_channel(1);
     let run = move || {
         // Whoever asked may not wait any longer.
-        let _ = sender.send(run(entries));
+        let _ = sender.send(test());
     };
     let thread = thread::Builder::new().name("precopy-ring-test".to_owned()).spawn(run);
     thread.map_err(|error| format!("no thread for the self-test: {error}"))?;

@@ -63,9 +63,22 @@ pub(super) fn read(from: impl Read) -> io::Result<Vec<ProcessMapping>> {
             let text = String::from_utf8_lossy(&line).into_owned();
             io::Error::new(io::ErrorKind::InvalidData, format!("not a line of maps: {text}"))
         })?;
+        make_room(&mut found, mapping.addresses.start);
         found.push(mapping);
         if found.len() > limits::PROCESS_MAPPINGS_MAX {
             return Err(io::Error::other("the process has more mappings than are supported"));
+        }
+    }
+}
+
+/// Cuts off what reaches past `start`. The kernel hands its list out in parts, and what was merged
+/// between two of them comes a second time, as a whole: the later word counts.
+fn make_room(found: &mut Vec<ProcessMapping>, start: usize) {
+    while let Some(last) = found.last_mut().filter(|last| last.addresses.end > start) {
+        if last.addresses.start < start {
+            last.addresses.end = start;
+        } else {
+            found.pop();
         }
     }
 }
@@ -110,8 +123,8 @@ mod tests {
     #[test]
     fn lines_are_read_and_others_refused() {
         let text = "7f0000000000-7f0000200000 rw-s 00001000 00:1a 42    /dev/shm/a b (deleted)\n\
-                    55550000-55551000 r-xp 00000000 00:00 0 \n\
-                    7ffc0000-7ffd0000 rw-p 00000000 00:00 0                  [stack]\n";
+                    7f5555550000-7f5555551000 r-xp 00000000 00:00 0 \n\
+                    7ffc00000000-7ffd00000000 rw-p 00000000 00:00 0                  [stack]\n";
         let found = read(text.as_bytes()).unwrap();
         let first = &found[0];
         assert_eq!(first.addresses, 0x7f00_0000_0000..0x7f00_0020_0000);
@@ -123,6 +136,12 @@ mod tests {
         for bad in ["x", "1-2 rw-p", "2-1 rw-p 0 0:0 0", "1-2 r 0 0:0 0", "1-2 rw-p 0 0 0"] {
             assert!(read(bad.as_bytes()).is_err(), "{bad}");
         }
+        // Merged while they were read: the second and third with their neighbours.
+        let text = "1000-2000 rw-p 0 0:0 0\n2000-3000 r--p 0 0:0 0\n3000-4000 rw-p 0 0:0 0\n\
+                    1800-5000 rw-p 0 0:0 0\n5000-6000 r--p 0 0:0 0\n";
+        let found = read(text.as_bytes()).unwrap();
+        let found: Vec<_> = found.into_iter().map(|mapping| mapping.addresses).collect();
+        assert_eq!(found, [0x1000..0x1800, 0x1800..0x5000, 0x5000..0x6000]);
         let own = read(std::fs::File::open("/proc/self/maps").unwrap()).unwrap();
         assert!(own.len() > 10 && own.is_sorted_by_key(|mapping| mapping.addresses.start));
     }

@@ -4,15 +4,23 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::ops::Range;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::Process;
+use crate::sys::inject::{self, Attachment, InjectError};
 use crate::sys::{Categories, Pagemap, Query, RegionBuffer};
 
 const ORDERS: &str = "PRECOPY_TEST_CHILD";
+
+/// Longest wait for what only a hang keeps from happening.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What this process is to do; `None` if it is no child, but the one that runs the tests.
 pub(crate) fn orders() -> Option<String> {
@@ -91,6 +99,57 @@ impl Drop for TestChild {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A copy of this program that any user can reach, which may not be so of the build folder. Removed
+/// when this is dropped.
+pub(crate) struct ProgramCopy(PathBuf);
+
+impl ProgramCopy {
+    /// Made by a process of its own: had this one the copy open for writing, so would have a child
+    /// that another test forks at that moment, and until that one runs its own program the copy
+    /// could not be run (`ETXTBSY`).
+    pub(crate) fn new() -> Self {
+        static COPIES: AtomicU64 = AtomicU64::new(0);
+        let number = COPIES.fetch_add(1, Relaxed);
+        let name = format!("precopy-test-{}-{number}", std::process::id());
+        let copy = Self(std::env::temp_dir().join(name));
+        let mut install = Command::new("install");
+        let install = install.args(["-m", "755"]).arg(std::env::current_exe().unwrap());
+        assert!(install.arg(&copy.0).status().unwrap().success());
+        copy
+    }
+
+    /// Runs it as nobody.
+    pub(crate) fn unprivileged(&self) -> Command {
+        let mut command = Command::new(&self.0);
+        command.uid(65534).gid(65534).current_dir("/");
+        command
+    }
+}
+
+impl Drop for ProgramCopy {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Attaches, and tries again if a busy machine keeps all threads from their processors for as long
+/// as attaching waits for them.
+pub(crate) fn attach(process: &Process) -> Result<Attachment, InjectError> {
+    until_not_busy(|| inject::attach(process))
+}
+
+pub(crate) fn until_not_busy(
+    mut attach: impl FnMut() -> Result<Attachment, InjectError>,
+) -> Result<Attachment, InjectError> {
+    let began = Instant::now();
+    loop {
+        match attach() {
+            Err(InjectError::Busy { .. }) if began.elapsed() < PATIENCE => {}
+            answer => return answer,
+        }
     }
 }
 

@@ -53,6 +53,11 @@ impl Thread {
             raw::Thread(pid).request(raw::SEIZE, 0).unwrap();
             seized.send(nix::unistd::gettid().as_raw().unsigned_abs()).unwrap();
             let _ = stopped.recv();
+            // Whoever joins the thread may go on before its end has let go of the victim.
+            let victim = raw::Thread(pid);
+            victim.request(raw::INTERRUPT, 0).unwrap();
+            victim.wait(None).unwrap();
+            victim.request(raw::DETACH, 0).unwrap();
         });
         let number = is_seized.recv().unwrap();
         (Self { stop, thread: Some(thread) }, number)
@@ -169,23 +174,13 @@ fn rights_are_respected() {
 
 /// Runs a test with a way to start copies of this program as nobody; says so if there is none.
 fn with_unprivileged(test: impl FnOnce(&dyn Fn() -> Command)) {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::MetadataExt;
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
         crate::skipped("only root can start processes of another user");
         return;
     }
-    static COPIES: AtomicU64 = AtomicU64::new(0);
-    let number = COPIES.fetch_add(1, SeqCst);
-    let name = format!("precopy-attach-{}-{number}", std::process::id());
-    let copy = std::env::temp_dir().join(name);
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
-    test(&|| {
-        let mut command = Command::new(&copy);
-        command.uid(65534).gid(65534).current_dir("/");
-        command
-    });
-    std::fs::remove_file(&copy).unwrap();
+    let copy = ProgramCopy::new();
+    test(&|| copy.unprivileged());
 }
 
 /// A program of 32 bits that only waits: `mov eax, 29 (pause); int 0x80; jmp`.
@@ -209,6 +204,8 @@ fn programs_of_32_bits_are_refused() {
     ]
     .concat();
     let path = std::env::temp_dir().join(format!("precopy-32-{}", std::process::id()));
+    // What a run left behind that was killed.
+    let _ = std::fs::remove_file(&path);
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o755).open(&path).unwrap();
     file.write_all(&elf).unwrap();

@@ -16,8 +16,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::unistd::pipe;
 
-use crate::sys::inject::attach;
-use crate::sys::test_child::{orders, protected, say};
+use crate::sys::test_child::{attach, orders, protected, say};
 use crate::sys::{Backing, Categories, Mapping, Pagemap, Process, Query, RegionBuffer};
 
 /// Not a test by itself: the processes that the others attach to.
@@ -27,7 +26,7 @@ fn victim() {
     let words: Vec<&str> = orders.split(' ').collect();
     match words[0] {
         "hammer" => hammer(words[1].parse().unwrap()),
-        "block" => block(words[1]),
+        "block" => block(words[1], words.get(2).map_or(0, |word| word.parse().unwrap())),
         "spin" => spin(),
         "wait" => wait(),
         "confined" => {
@@ -82,6 +81,9 @@ fn minor_faults() -> i64 {
     getrusage(UsageWho::RUSAGE_SELF).unwrap().minor_page_faults()
 }
 
+/// Turns of each thread after it was told to end.
+const LAST_TURNS: u64 = 8;
+
 /// Threads that do what threads do, and check that nothing came out wrong.
 fn hammer(threads: usize) {
     let stop = AtomicBool::new(false);
@@ -92,9 +94,11 @@ fn hammer(threads: usize) {
         for number in 0..threads {
             let (stop, turns, wrong, slept, block) = (&stop, &turns, &wrong, &slept, &block);
             scope.spawn(move || {
-                let mut turn = 0;
-                while !stop.load(SeqCst) {
+                let (mut turn, mut last_turns) = (0, 0);
+                // Every thread must be able to go on.
+                while last_turns < LAST_TURNS {
                     turn += 1;
+                    last_turns += u64::from(stop.load(SeqCst));
                     let fine = one_turn(number, turn, slept, block);
                     wrong.fetch_add(u64::from(!fine), SeqCst);
                     turns.fetch_add(1, SeqCst);
@@ -132,14 +136,15 @@ fn one_turn(number: usize, turn: u64, slept: &(Mutex<u64>, Condvar), block: &Map
     u64::from_ne_bytes(got) == sent && polled == Ok(0) && word.load(SeqCst) == sent && computed
 }
 
-/// A thread that waits in one system call until it is told to go on, and says what it returned.
-fn block(call: &str) {
+/// A thread that waits in one system call until it is told to go on, or for so many seconds, and
+/// says what it returned.
+fn block(call: &str, seconds: i64) {
     let (from, into) = pipe().unwrap();
     let began = Instant::now();
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             say(&nix::unistd::gettid().to_string());
-            let answer = wait_in(call, from);
+            let answer = wait_in(call, seconds, from);
             format!("{answer} after {}", began.elapsed().as_millis())
         });
         listen();
@@ -149,14 +154,14 @@ fn block(call: &str) {
     });
 }
 
-fn wait_in(call: &str, from: OwnedFd) -> String {
+fn wait_in(call: &str, seconds: i64, from: OwnedFd) -> String {
     let readable = || PollFd::new(std::os::fd::AsFd::as_fd(&from), PollFlags::POLLIN);
     match call {
         "read" => format!("{:?}", nix::unistd::read(&from, &mut [0; 8])),
         "poll" => format!("{:?}", poll(&mut [readable()], PollTimeout::NONE)),
         "poll-timeout" => format!("{:?}", poll(&mut [readable()], 60_000u16)),
         "sleep" => {
-            let time = libc::timespec { tv_sec: 1, tv_nsec: 0 };
+            let time = libc::timespec { tv_sec: seconds, tv_nsec: 0 };
             // SAFETY: the pointer is to a live local.
             let answer = unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) };
             format!("Ok({answer})")
@@ -186,7 +191,7 @@ fn spin() {
         let thread = scope.spawn(|| {
             say(&nix::unistd::gettid().to_string());
             let (mut hash, mut sum, mut wrong) = (1u64, 0.0f64, 0u64);
-            while !stop.load(SeqCst) {
+            loop {
                 let before = (hash, sum);
                 for at in 0..1000u64 {
                     hash = (hash ^ at).wrapping_mul(0x100_0000_01b3).rotate_left(7);
@@ -199,12 +204,15 @@ fn spin() {
                 }
                 wrong += u64::from(other != hash || again.to_bits() != sum.to_bits());
                 turns.fetch_add(1, SeqCst);
+                if stop.load(SeqCst) {
+                    return wrong;
+                }
             }
-            wrong
         });
         listen();
         stop.store(true, SeqCst);
-        say(&format!("{} {}", turns.load(SeqCst), thread.join().unwrap()));
+        let wrong = thread.join().unwrap();
+        say(&format!("{} {wrong}", turns.load(SeqCst)));
     });
 }
 
