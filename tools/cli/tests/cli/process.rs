@@ -2,17 +2,20 @@
 //! `precopy trace record --pid`: recordings of other processes.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::sys::signal::Signal;
 use precopy::trace::{TickSource, Trace, TraceFile, TraceTick};
 use precopy::units::{PageIndex, PageRun};
 use serde_json::Value;
 
-use crate::support::{Running, precopy};
+use crate::support::{Running, precopy, wait_for};
 
 const WRITER: &str = "PRECOPY_TEST_WRITER";
 const PAGE: usize = 4096;
@@ -20,6 +23,7 @@ const PAGES: usize = 4096;
 /// Pages that each step of the writer writes, `APART` pages apart.
 const STEP_PAGES: usize = 20;
 const APART: usize = 3;
+const STEPS: usize = 50;
 
 fn pages_of(step: usize) -> impl Iterator<Item = usize> {
     (0..STEP_PAGES).map(move |at| step * (STEP_PAGES * APART + 5) + at * APART)
@@ -79,6 +83,11 @@ impl Writer {
         }
     }
 
+    /// Waits until all that was written is harvested.
+    fn harvested(&self) {
+        wait_harvested(self.child.id(), self.start..self.start + PAGES * PAGE);
+    }
+
     /// Has a step's pages written; when that was.
     fn step(&mut self, step: usize) -> Range<u64> {
         writeln!(self.input, "{step}").unwrap();
@@ -96,6 +105,24 @@ impl Drop for Writer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Waits until every page of a process's memory is write-protected: first when its writes begin to
+/// be tracked, then whenever what it has written since is harvested.
+fn wait_harvested(pid: u32, memory: Range<usize>) {
+    // As Documentation/admin-guide/mm/pagemap.rst numbers them.
+    const PRESENT: u64 = 1 << 63;
+    const PROTECTED: u64 = 1 << 57;
+    let pages = File::open(format!("/proc/{pid}/pagemap")).unwrap();
+    let mut bits = vec![0; memory.len() / PAGE * 8];
+    wait_for("a harvest", || {
+        pages.read_exact_at(&mut bits, (memory.start / PAGE * 8) as u64).unwrap();
+        let entries =
+            bits.chunks_exact(8).map(|bytes| u64::from_ne_bytes(bytes.try_into().unwrap()));
+        let mut present = entries.filter(|entry| entry & PRESENT != 0).peekable();
+        let any = present.peek().is_some();
+        (any && present.all(|entry| entry & PROTECTED != 0)).then_some(())
+    });
 }
 
 /// Whether other processes can be attached to here; says so if not.
@@ -140,13 +167,17 @@ fn a_recording_holds_what_the_process_wrote_when() {
     let (pid, range) = (writer.child.id().to_string(), writer.range());
     let to = path.to_str().unwrap();
     let what = ["trace", "record", "--pid", &pid, "--range", &range, "--json"];
-    let when = ["--for", "3", "--tick", "10ms"];
+    let when = ["--for", "10m", "--tick", "10ms"];
     let recorder = Running::start(&[&what[..], &when, &[to]].concat());
     let mut steps = Vec::new();
-    for step in 0..40 {
-        std::thread::sleep(Duration::from_millis(70));
+    for step in 0..STEPS {
+        writer.harvested();
+        // Anywhere in a tick.
+        std::thread::sleep(Duration::from_micros(step as u64 * 1700 % 10_000));
         steps.push(writer.step(step));
     }
+    writer.harvested();
+    recorder.signal(Signal::SIGINT);
     let (status, out, errors) = recorder.finish();
     assert!(status.success(), "{errors}");
     let said: Value = serde_json::from_str(&out).unwrap();
@@ -156,13 +187,12 @@ fn a_recording_holds_what_the_process_wrote_when() {
     let longest = Duration::from_secs_f64(said["harvest_max_us"].as_f64().unwrap() * 1e-6);
     let slack = 1_000_000 + u64::try_from(longest.as_nanos()).unwrap();
     let end = began + ticks.last().unwrap().end.as_nanos();
-    let (mut inside, mut written) = (0, BTreeSet::new());
+    let (mut inside, mut repeated, mut written) = (0, 0, BTreeSet::new());
     for (step, times) in steps.iter().enumerate() {
         if times.start < began + slack || times.end + slack > end {
             continue;
         }
         inside += 1;
-        let mut repeated = 0;
         for page in pages_of(step) {
             written.insert(page as u64);
             let found = ticks_of(&ticks, page);
@@ -176,9 +206,11 @@ fn a_recording_holds_what_the_process_wrote_when() {
                 assert!(!late, "step {step}: page {page} comes too late");
             }
         }
-        assert!(repeated <= 1, "step {step}: {repeated} pages are in more than one tick");
     }
-    assert!(inside >= 10, "only {inside} steps fell into the recording");
+    // A harvest may come between the fault of a store and the store: here and there.
+    assert!(repeated <= STEPS, "{repeated} pages are in more than one tick");
+    // What the first harvest found may have been written before the recording began.
+    assert!(inside >= STEPS - 2, "only {inside} steps fell into the recording");
     let recorded: BTreeSet<u64> = ticks
         .iter()
         .flat_map(|tick| tick.runs.iter().copied().flat_map(PageRun::iter))
@@ -190,7 +222,7 @@ fn a_recording_holds_what_the_process_wrote_when() {
     assert!(said["attach_pause_us"].as_f64().unwrap() > 0.0);
     assert!(said["process_cost_share"].as_f64().unwrap() < 0.5, "{said}");
     // It was left as it was.
-    writer.step(40);
+    writer.step(STEPS);
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("TracerPid:\t0"));
 }
@@ -206,18 +238,11 @@ fn a_process_that_ends_leaves_a_whole_trace() {
     let pid = writer.child.id().to_string();
     let to = path.to_str().unwrap();
     let recorder = Running::start(&["trace", "record", "--pid", &pid, "--largest", "--json", to]);
-    let until = Instant::now() + Duration::from_secs(60);
-    while std::fs::metadata(&path).map_or(0, |file| file.len()) == 0 {
-        assert!(Instant::now() < until, "no recording begins");
-        std::thread::sleep(Duration::from_millis(50));
-        writer.step(0);
-        if std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap().contains(" uw") {
-            break;
-        }
+    for step in 0..3 {
+        writer.harvested();
+        writer.step(step);
     }
-    std::thread::sleep(Duration::from_millis(300));
-    writer.step(1);
-    std::thread::sleep(Duration::from_millis(300));
+    writer.harvested();
     writer.child.kill().unwrap();
     writer.child.wait().unwrap();
     let (status, out, errors) = recorder.finish();
@@ -228,13 +253,32 @@ fn a_process_that_ends_leaves_a_whole_trace() {
     assert!(pages >= STEP_PAGES as u64 && said["page_events"] == pages, "{said}");
 }
 
+/// The largest mapping of a process that it may write and that is no file's.
+fn largest_mapping(pid: u32) -> Range<usize> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let anonymous = maps.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (place, rights) = (fields.next()?, fields.next()?);
+        let (start, end) = place.split_once('-')?;
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        let file = fields.nth(3);
+        (rights.starts_with("rw") && file.is_none()).then_some(number(start)?..number(end)?)
+    });
+    anonymous.max_by_key(ExactSizeIterator::len).unwrap()
+}
+
 /// An interpreter, as it comes: nothing is known of its memory.
 #[test]
 fn a_program_in_python_is_recorded() {
-    let program = "b = bytearray(1 << 24)\nprint(1, flush=True)\nimport time\n\
-                   while True:\n  for i in range(0, 1 << 24, 1 << 16): b[i] = b[i] + 1 & 255\n  \
-                   time.sleep(0.01); c = bytearray(1 << 21)";
-    let started = Command::new("python3").args(["-c", program]).stdout(Stdio::piped()).spawn();
+    let program = "import sys\nb = bytearray(1 << 24)\nprint(1, flush=True)\n\
+                   for line in sys.stdin:\n  \
+                   for i in range(0, 1 << 24, 1 << 16): b[i] = b[i] + 1 & 255\n  \
+                   c = bytearray(1 << 21)\n  print(2, flush=True)";
+    let started = Command::new("python3")
+        .args(["-c", program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
     let Ok(child) = started else {
         precopy::skipped("there is no python3");
         return;
@@ -250,14 +294,24 @@ fn a_program_in_python_is_recorded() {
     if !can_attach() {
         return;
     }
-    let mut line = String::new();
-    BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let mut says = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let mut input = child.0.stdin.take().unwrap();
+    assert_eq!(says.next().unwrap().unwrap(), "1");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("python.ptrace");
     let (pid, to) = (child.0.id().to_string(), path.to_str().unwrap());
-    let record = ["trace", "record", "--pid", &pid, "--for", "1s", "--above", "64KiB", to];
-    let assert = precopy(&record).assert().success();
-    let text = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+    let record = ["trace", "record", "--pid", &pid, "--for", "10m", "--above", "64KiB", to];
+    let largest = largest_mapping(child.0.id());
+    let recorder = Running::start(&record);
+    for _ in 0..3 {
+        wait_harvested(child.0.id(), largest.clone());
+        writeln!(input, "again").unwrap();
+        assert_eq!(says.next().unwrap().unwrap(), "2");
+    }
+    wait_harvested(child.0.id(), largest);
+    recorder.signal(Signal::SIGINT);
+    let (status, text, errors) = recorder.finish();
+    assert!(status.success(), "{errors}");
     for word in ["python", "mappings", "[heap]", "us to attach", "First writes cost"] {
         assert!(text.contains(word), "no {word:?} in\n{text}");
     }
