@@ -2,25 +2,29 @@
 //! `precopy paper --live`.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::{Running, json, precopy};
+use crate::support::{Running, json, precopy, status, wait_for};
 
-/// A guest of 64 MiB with short phases.
-const SMALL: [&str; 12] = [
-    "--live", "--memory", "64MiB", "--users", "25", "--ramp", "500ms", "--steady", "4s", "--link",
-    "loopback", "--json",
-];
+/// The options of a guest of 64 MiB with short phases, and more, or others instead of these.
+fn small<'a>(experiment: &'a str, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["paper", experiment, "--out", out.to_str().unwrap()];
+    arguments.extend(["--live", "--memory", "64MiB", "--users", "25", "--ramp", "500ms"]);
+    // An option that is given twice is an error.
+    for usual in [["--steady", "4s"], ["--link", "loopback"]] {
+        if !more.iter().any(|word| word.starts_with(usual[0])) {
+            arguments.extend(usual);
+        }
+    }
+    arguments.extend(more);
+    arguments
+}
 
 fn live(experiment: &str, out: &Path, more: &[&str], code: i32) -> Value {
-    let head = ["paper", experiment, "--out", out.to_str().unwrap()];
-    // An option that is given twice is an error.
-    let small = if more.contains(&"--steady") { &SMALL[..7] } else { &SMALL[..9] };
-    let arguments = [&head[..], small, &SMALL[9..], more].concat();
+    let arguments = [&small(experiment, out, more)[..], &["--json"]].concat();
     let assert = precopy(&arguments).assert().code(code);
     let printed: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
     let report = json(&out.join("report.json"));
@@ -34,10 +38,15 @@ fn remark(report: &Value, word: &str) -> bool {
     remarks.filter_map(Value::as_str).any(|remark| remark.contains(word))
 }
 
+/// The virtual run is given the link of the live one. What loopback carried was measured, and on
+/// a busy machine may be so little that the virtual migration ends after its users.
+const KNOWN_LINK: [&str; 2] = ["--link", "capped"];
+
 #[test]
 fn one_migration_live_beside_the_virtual_one() {
     let folder = tempfile::tempdir().unwrap();
-    let report = live("fig2", folder.path(), &["--policy", "fixed-rounds:rounds=2"], 0);
+    let more = [&["--policy", "fixed-rounds:rounds=2"], &KNOWN_LINK[..]].concat();
+    let report = live("fig2", folder.path(), &more, 0);
     assert_eq!((&report["run"]["mode"], &report["run"]["partial"]), (&"live".into(), &Value::Null));
     let runs = report["fig2"]["runs"].as_array().unwrap();
     assert_eq!((runs.len(), &runs[0]["dropped"]), (1, &0.into()));
@@ -60,7 +69,7 @@ fn one_migration_live_beside_the_virtual_one() {
 fn policies_live_one_after_the_other() {
     let folder = tempfile::tempdir().unwrap();
     let list = "fixed-rounds:rounds=2,stop-at-once";
-    let report = live("policies", folder.path(), &["--policies", list], 0);
+    let report = live("policies", folder.path(), &["--policies", list, "--steady", "2s"], 0);
     let names = report["policies"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap());
     let mut names: Vec<&str> = names.collect();
     names.sort_unstable();
@@ -76,11 +85,16 @@ fn the_capacity_search_live_climbs_through_its_loads() {
     let steps = report["capacity"]["steps"].as_array().unwrap();
     let users: Vec<_> = steps.iter().map(|step| step["users"].as_u64().unwrap()).collect();
     assert_eq!(users, [5, 25]);
+    // Whether so few users are served in time is the machine's affair; what follows from it is
+    // the search's.
     for step in steps {
-        assert_eq!(step["pass"], true, "{step}");
+        let reason = step["reason"].as_str().unwrap();
+        assert_eq!(step["pass"], reason == "1 of 1 runs keep all limits", "{step}");
         assert!(step["throughput"]["values"][0].as_f64().unwrap() > 0.2, "{step}");
     }
-    assert_eq!(report["capacity"]["found_users"], 25);
+    let passed = steps.iter().take_while(|step| step["pass"] == true).last();
+    let found = passed.map_or(Value::Null, |step| step["users"].clone());
+    assert_eq!(report["capacity"]["found_users"], found);
     let rows = report["side_by_side"].as_array().unwrap();
     assert!(rows.iter().any(|row| row["name"] == "25 users: operations (op/s)"));
     assert!(remark(&report, "judged in a window of 3 s, not of 300 s"), "{report}");
@@ -91,10 +105,9 @@ fn the_capacity_search_live_climbs_through_its_loads() {
 #[test]
 fn two_migrations_live_go_there_and_back() {
     let folder = tempfile::tempdir().unwrap();
-    // So far apart that the virtual run, over the link as it was measured, has done with the first
-    // one: on a busy machine that link is slow.
-    let times = ["--steady", "9s", "--migrate-at", "1s", "--apart", "5500ms"];
-    let more = [&["--policy", "fixed-rounds:rounds=1"], &times[..]].concat();
+    // So far apart that the virtual run has done with the first one and what follows it.
+    let times = ["--steady", "6s", "--migrate-at", "500ms", "--apart", "4s"];
+    let more = [&["--policy", "fixed-rounds:rounds=1"], &KNOWN_LINK[..], &times[..]].concat();
     let report = live("fig3", folder.path(), &more, 0);
     let panels = report["fig3"]["panels"].as_array().unwrap().iter();
     let panels = panels.map(|panel| {
@@ -121,13 +134,14 @@ fn table_2_live_has_a_column_for_each_load() {
     assert!(folder.path().join("table2.csv").is_file());
 }
 
-/// The arguments of one migration that takes seconds, to a process: over a shaped link between
-/// two namespaces where that can be had, over loopback otherwise.
-fn slow(out: &str) -> Vec<&str> {
-    let small = SMALL.iter().copied().filter(|a| !["--link", "loopback"].contains(a));
-    let head = ["paper", "fig2", "--out", out, "--link-rate", "160Mbit/s"];
-    let more = ["--destination-process", "--migrate-at", "500ms"];
-    head.into_iter().chain(small).chain(more).collect()
+/// The arguments of one migration to a process that takes longer than it may take until somebody
+/// gets round to killing that: over a shaped link between two namespaces where that can be had,
+/// over loopback otherwise.
+fn slow<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let mut all = vec!["--link-rate", "40Mbit/s", "--migrate-at", "500ms", "--json"];
+    all.push("--destination-process");
+    all.extend(more);
+    small("fig2", out, &all)
 }
 
 #[test]
@@ -143,9 +157,8 @@ fn a_guest_goes_to_another_process_and_is_audited_there() {
 #[test]
 fn a_destination_whose_process_is_killed_by_the_experiment_leaves_the_guest_running() {
     let folder = tempfile::tempdir().unwrap();
-    let mut arguments = slow(folder.path().to_str().unwrap());
-    arguments.extend(["--destination-dies", "500ms"]);
-    precopy(&arguments).assert().code(3);
+    // Late enough for the source to have come.
+    precopy(&slow(folder.path(), &["--destination-dies", "5s"])).assert().code(3);
     let report = json(&folder.path().join("report.json"));
     assert!(remark(&report, "signal: 9 (SIGKILL)"), "{report}");
     assert!(remark(&report, "The guest went on at the source"), "{report}");
@@ -165,25 +178,22 @@ fn child(parent: u32, word: &str) -> Option<Pid> {
     found.map(Pid::from_raw)
 }
 
-/// Kills the destination of a running experiment so long after it has started.
-fn kill_destination(running: &Running, after: Duration) {
-    let end = Instant::now() + Duration::from_secs(60);
-    let host = loop {
-        if let Some(host) = child(running.id(), "host") {
-            break host;
-        }
-        assert!(Instant::now() < end, "no destination was started");
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    std::thread::sleep(after);
-    kill(host, Signal::SIGKILL).unwrap();
+/// The destination of a running experiment, once it has memory for a guest.
+fn destination(running: &Running) -> Pid {
+    let host = wait_for("a destination", || child(running.id(), "host"));
+    let id = host.as_raw().unsigned_abs();
+    wait_for("a guest's memory", || {
+        let kib: u64 = status(id, "RssAnon:")?.strip_suffix(" kB")?.parse().ok()?;
+        (kib > 8 << 10).then_some(())
+    });
+    host
 }
 
 #[test]
 fn kill_9_of_the_destination_leaves_the_guest_running() {
     let folder = tempfile::tempdir().unwrap();
-    let running = Running::start(&slow(folder.path().to_str().unwrap()));
-    kill_destination(&running, Duration::from_millis(700));
+    let running = Running::start(&slow(folder.path(), &[]));
+    kill(destination(&running), Signal::SIGKILL).unwrap();
     let (status, _, errors) = running.finish();
     let report = json(&folder.path().join("report.json"));
     assert_eq!(status.code(), Some(3), "{errors} {report}");
@@ -197,7 +207,7 @@ fn kill_9_of_the_destination_leaves_the_guest_running() {
 #[test]
 fn a_destination_that_dies_at_commit_leaves_the_guest_in_doubt() {
     let folder = tempfile::tempdir().unwrap();
-    let more = ["--policy", "stop-at-once", "--destination-process"];
+    let more = ["--policy", "stop-at-once", "--destination-process", "--query-timeout", "1s"];
     let report =
         live("fig2", folder.path(), &[&more[..], &["--destination-dies-at-commit"]].concat(), 5);
     assert!(remark(&report, "Who runs the guest is in doubt"), "{report}");
@@ -209,14 +219,11 @@ fn a_destination_that_dies_at_commit_leaves_the_guest_in_doubt() {
 #[test]
 fn a_host_that_dies_with_the_guest_is_told_of() {
     let folder = tempfile::tempdir().unwrap();
-    let head = ["paper", "fig2", "--out", folder.path().to_str().unwrap()];
     let more = ["--policy", "stop-at-once", "--migrate-at", "100ms", "--destination-process"];
-    let mut arguments = [&head[..], &SMALL, &more].concat();
-    let at = arguments.iter().position(|a| *a == "4s").unwrap();
-    arguments[at] = "10m";
-    let running = Running::start(&arguments);
-    // 64 MiB over loopback are there long before.
-    kill_destination(&running, Duration::from_secs(3));
+    let more = [&more[..], &["--steady", "10m"]].concat();
+    let mut running = Running::start(&small("fig2", folder.path(), &more));
+    running.tells("the guest runs at the destination");
+    kill(destination(&running), Signal::SIGKILL).unwrap();
     let (status, _, errors) = running.finish();
     let report = json(&folder.path().join("report.json"));
     assert_eq!(status.code(), Some(1), "{errors} {report}");
@@ -227,14 +234,9 @@ fn a_host_that_dies_with_the_guest_is_told_of() {
 #[test]
 fn a_destination_that_dies_leaves_the_guest_running() {
     let folder = tempfile::tempdir().unwrap();
-    let more = ["--link", "capped", "--link-rate", "160Mbit/s", "--destination-dies", "300ms"];
-    // Slow enough for a migration to be under way after 300 ms.
-    let head: Vec<&str> =
-        SMALL.iter().copied().filter(|a| !["--link", "loopback"].contains(a)).collect();
-    let out = folder.path().to_str().unwrap();
-    let arguments = [&["paper", "fig2", "--out", out][..], &head, &more].concat();
-    precopy(&arguments).assert().code(3);
-    let report = json(&folder.path().join("report.json"));
+    // Slow enough for a migration to be under way when it dies, however late that is.
+    let more = ["--link", "capped", "--link-rate", "40Mbit/s", "--destination-dies", "300ms"];
+    let report = live("fig2", folder.path(), &more, 3);
     assert!(report["fig2"]["runs"].as_array().unwrap().is_empty());
     assert!(remark(&report, "The guest went on at the source"), "{report}");
     assert!(remark(&report, "all as promised"));
@@ -243,12 +245,17 @@ fn a_destination_that_dies_leaves_the_guest_running() {
 #[test]
 fn ctrl_c_writes_what_there_is() {
     let folder = tempfile::tempdir().unwrap();
-    let head = ["paper", "all", "--out", folder.path().to_str().unwrap()];
-    let mut arguments = [&head[..], &SMALL].concat();
-    let at = arguments.iter().position(|a| *a == "4s").unwrap();
-    arguments[at] = "10m";
-    let running = Running::start(&arguments);
-    std::thread::sleep(Duration::from_secs(3));
+    let mut running = Running::start(&small("all", folder.path(), &["--steady", "10m"]));
+    // The first second has the ramp, which does not count. Then until there were so many actions
+    // that Fig. 2 shows some of them.
+    running.tells("op/s");
+    let mut actions = 0.0;
+    while actions < 15.0 {
+        let line = running.tells("op/s");
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == "op/s").unwrap();
+        actions += words[at - 1].parse::<f64>().unwrap();
+    }
     running.signal(Signal::SIGINT);
     let (status, _, errors) = running.finish();
     assert_eq!(status.code(), Some(4), "{errors}");
