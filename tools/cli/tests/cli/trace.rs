@@ -199,7 +199,10 @@ fn the_counting_guest_is_recorded() {
     let time = ["--for", "1s", "--warm-up", "300ms", "--json"];
     let said = json(&output(&[&["trace", "record", &to], &guest[..], &time].concat()));
     let events = said["page_events"].as_u64().unwrap();
-    assert!(said["ticks"].as_u64().unwrap() > 3 && events > 100, "{said}");
+    assert!(events > 100, "{said}");
+    // A tick for each 10 ms, or for several of which the recorder missed some.
+    let (ticks, missed) = (said["ticks"].as_u64().unwrap(), said["missed_ticks"].as_u64().unwrap());
+    assert!(ticks > 0 && ticks + missed >= 99, "{said}");
     assert!(said["guest_writes_per_s"]["during"].as_f64().unwrap() > 0.0);
     let mut trace = TraceFile::new(path).open().unwrap();
     assert_eq!(trace.header().pages, 16_384);
