@@ -24,7 +24,7 @@ mkdir -p "$tree"
 copy() {
     find "$tree" -mindepth 1 -delete
     # `git ls-files` lists deleted files as well.
-    (cd "$root" && git ls-files -z --cached --others --exclude-standard |
+    (cd "$root" && git -c safe.directory="$root" ls-files -z --cached --others --exclude-standard |
         while IFS= read -r -d '' file; do
             [ ! -f "$file" ] || printf '%s\0' "$file"
         done | tar --null -cf - -T -) | tar -xmf - -C "$tree"
@@ -70,7 +70,7 @@ if ! build; then
 fi
 all=$(sed -n 's/^Tests: //p' "$here"/*.patch | tr ' ' '\n' | sort -u | paste -sd' ')
 # shellcheck disable=SC2086 # several filters
-if ! (cd "$tree" && timeout 120 "$tests" $all) >"$log" 2>&1; then
+if ! (cd "$tree" && timeout 600 "$tests" $all) >"$log" 2>&1; then
     tail -n 40 "$log" && echo "the tests fail with every fault asleep" && exit 1
 fi
 
@@ -82,14 +82,14 @@ for patch in "$here"/*.patch; do
     filters=$(sed -n 's/^Tests: //p' "$patch")
     began=$SECONDS
     # shellcheck disable=SC2086 # several filters
-    if (cd "$tree" && PLANTED_FAULT=${name%%-*} timeout 120 "$tests" $filters) >"$log" 2>&1; then
+    if (cd "$tree" && PLANTED_FAULT=${name%%-*} timeout 600 "$tests" $filters) >"$log" 2>&1; then
         if reason=$(grep -m 1 '^SKIPPED' "$log"); then
             skipped=$((skipped + 1)) result=$reason
         else
             survived=$((survived + 1)) result="SURVIVED"
         fi
     else
-        failed=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | sort -u | head -n 3 | paste -sd' ')
+        failed=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | sort -u | sed -n 1,3p | paste -sd' ')
         rules=$(grep -oE 'rule: "[A-Za-z0-9]+"' "$log" | cut -d'"' -f2 | sort -u | paste -sd, || true)
         # A run that hangs or is killed is no proof.
         if [ -z "$failed" ]; then
