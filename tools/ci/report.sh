@@ -10,7 +10,13 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+full=$work/full
+# Lazily: whoever looks at a small file system that is not this script's must not keep it there.
+clean_up() {
+    ! mountpoint -q "$full" || umount -l "$full"
+    rm -rf "$work"
+}
+trap clean_up EXIT
 out=${1:-$work/report}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
@@ -18,13 +24,12 @@ echo "report in $out"
 cargo run -q --release --example sample_report -- "$out"
 
 # A full disk: an error that names the file, and nothing half-written. Needs a small file system.
-full=$work/full
 mkdir "$full"
 if mount -t tmpfs -o size=256k none "$full" 2>/dev/null; then
     status=0
     cargo run -q --release --example sample_report -- "$full" 2>"$work/full.log" || status=$?
     left=$(find "$full" -name '.report-*' | wc -l)
-    umount "$full"
+    umount -l "$full"
     if [ "$status" -eq 0 ] || [ "$left" -ne 0 ] ||
         ! grep -q "Cannot write $full/" "$work/full.log"; then
         echo "FAILED: a full disk gave exit code $status, $left files left over, and this:"
@@ -58,31 +63,34 @@ flags=(--headless --disable-gpu --disable-dev-shm-usage --hide-scrollbars --no-f
     --host-resolver-rules='MAP * ~NOTFOUND' --virtual-time-budget=5000 --window-size=1280,2400)
 [ "$(id -u)" -ne 0 ] || flags+=(--no-sandbox)
 
-# browse PAGE NAME FLAG...: standard output in NAME.out, the browser's log in NAME.log.
+# browse PAGE NAME FLAG...: standard output in NAME.out, the browser's log in NAME.log. A browser
+# that does not come up is started again, twice; what it shows is judged once.
 browse() {
-    local page=$1 name=$2
+    local page=$1 name=$2 try
     shift 2
-    # A profile for each: none waits for another's lock, and nothing is cached.
-    timeout 120 "${offline[@]}" "$chromium" "${flags[@]}" --user-data-dir="$work/profile-$name" \
-        --enable-logging=stderr --log-level=0 "$@" "file://$page" \
-        >"$work/$name.out" 2>"$work/$name.log"
+    for try in 1 2 3; do
+        # A profile for each: none waits for another's lock, and nothing is cached.
+        timeout -k 10 120 "${offline[@]}" "$chromium" "${flags[@]}" \
+            --user-data-dir="$work/profile-$name-$try" --enable-logging=stderr --log-level=0 \
+            "$@" "file://$page" >"$work/$name.out" 2>"$work/$name.log" && return
+        echo "  try $try of 3: the browser failed or took longer than 120 s:"
+        tail -5 "$work/$name.log"
+    done
+    return 1
 }
 
 # check PAGE NAME LEAST: prints what is wrong with a page of LEAST charts or more; fails if anything is.
 check() {
     local page=$1 name=$2 least=$3 bad=0
-    if ! browse "$page" "$name" --dump-dom; then
-        echo "  the browser failed or took longer than 120 s:"
-        tail -5 "$work/$name.log"
-        return 1
-    fi
+    # No verdict: neither on a page as it is, nor that a planted fault was noticed.
+    browse "$page" "$name" --dump-dom || exit 1
     local dom=$work/$name.out
     if grep -a 'CONSOLE' "$work/$name.log" >"$work/$name.console"; then
         sed 's/^/  console: /' "$work/$name.console"
         bad=1
     fi
     local requests
-    requests=$(sed -n 's/.*<html[^>]* data-requests="\([0-9]*\)".*/\1/p' "$dom" | head -1)
+    requests=$(sed -n 's/.*<html[^>]* data-requests="\([0-9]*\)".*/\1/p' "$dom" | sed -n 1p)
     if [ "$requests" != 0 ]; then
         echo "  requests besides the page: '${requests:-the script did not get that far}'"
         bad=1
@@ -136,7 +144,8 @@ browse "$out/tournament/report.html#light" shot-tournament --window-size=1280,12
     --screenshot="$out/tournament.png"
 [ -s "$out/tournament.png" ] || { echo "no screenshot $out/tournament.png"; exit 1; }
 # Every run is in the page, and is the table that lies beside it.
-grep -o 'data:text/csv;base64,[A-Za-z0-9+/=]*' "$out/tournament/report.html" | head -1 |
+# (`head` would end before all of them are found, and `grep` with it.)
+grep -o 'data:text/csv;base64,[A-Za-z0-9+/=]*' "$out/tournament/report.html" | sed -n 1p |
     cut -d, -f2 | base64 -d | cmp - "$out/tournament/runs.csv"
 
 for theme in light dark; do

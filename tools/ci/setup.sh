@@ -6,6 +6,17 @@
 # is there.
 set -euo pipefail
 
+# Mirrors and servers fail now and then.
+again() {
+    local try
+    for try in 1 2; do
+        "$@" && return
+        echo "failed, try $try of 3: $*"
+        sleep $((try * 8))
+    done
+    "$@"
+}
+
 missing=()
 need() { command -v "$1" >/dev/null || missing+=("$2"); }
 need cc gcc
@@ -20,12 +31,12 @@ wish() { command -v "$1" >/dev/null || wished+=("$2"); }
 wish pkg-config pkg-config
 wish valgrind valgrind
 wish qemu-system-x86_64 qemu-system-x86
-if printf '%s\n' "${missing[@]-}" | grep -q cargo-is-missing; then
+if [[ " ${missing[*]-} " == *" cargo-is-missing "* ]]; then
     echo "cargo is missing: install Rust (https://rustup.rs) first"
     exit 1
 fi
 for part in rustfmt clippy; do
-    cargo "${part/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$part"
+    cargo "${part/rustfmt/fmt}" --version >/dev/null 2>&1 || again rustup component add "$part"
 done
 browser=
 for name in chromium chromium-browser google-chrome; do
@@ -47,17 +58,21 @@ if ! command -v apt-get >/dev/null; then
 fi
 sudo=
 [ "$(id -u)" -eq 0 ] || sudo=sudo
-$sudo apt-get update -q
-export DEBIAN_FRONTEND=noninteractive
+# A machine that has just started may be installing its own updates: then the lock is waited for.
+apt_get() {
+    again $sudo env DEBIAN_FRONTEND=noninteractive apt-get -qy -o DPkg::Lock::Timeout=120 \
+        -o Acquire::Retries=3 --no-install-recommends "$@"
+}
+# What is known already may do.
+apt_get update || echo "the lists of packages could not be brought up to date"
 if [ ${#missing[@]} -gt 0 ]; then
-    $sudo apt-get install -qy --no-install-recommends "${missing[@]}"
+    apt_get install "${missing[@]}"
 fi
 for package in ${wished[@]+"${wished[@]}"}; do
-    $sudo apt-get install -qy --no-install-recommends "$package" ||
+    apt_get install "$package" ||
         echo "SKIPPED: $package could not be installed: what needs it will not be tested"
 done
 # Large, and not everywhere to be had: without it one check says loudly that it was left out.
-if [ -z "$browser" ] &&
-    ! $sudo apt-get install -qy --no-install-recommends chromium fonts-dejavu-core; then
+if [ -z "$browser" ] && ! apt_get install chromium fonts-dejavu-core; then
     echo "SKIPPED: Chromium could not be installed: the report's page will not be opened"
 fi
