@@ -16,6 +16,8 @@ use crate::source::Source;
 
 /// Time from one harvest to the next.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// Fewest harvests that make a working set.
+const HARVESTS_MIN: usize = 4;
 /// Shortest and longest time that makes sense: four harvests, and what fits into memory.
 const SHORTEST: Duration = Duration::from_millis(400);
 const LONGEST: Duration = Duration::from_secs(600);
@@ -42,7 +44,8 @@ pub(super) fn run(args: &PredictArgs, time: Duration) -> anyhow::Result<WwsCurve
 
 impl Source {
     /// Harvests the running guest's writes every `interval` for `time`, or until Ctrl-C. Returns
-    /// the harvests and the mean time from one to the next.
+    /// the harvests and the mean time from one to the next. If this thread gets no processor for
+    /// long it takes more time, but no two harvests at once, of which one would be empty.
     fn observe(
         &mut self,
         stop: &Stop,
@@ -55,7 +58,9 @@ impl Source {
         tracker.arm()?;
         let began = Instant::now();
         let mut due = interval;
-        while due <= time && !stop.wait(0, Some(due.saturating_sub(began.elapsed()))) {
+        while (due <= time || harvests.len() < HARVESTS_MIN)
+            && !stop.wait(0, Some(due.saturating_sub(began.elapsed())))
+        {
             let mut set = DenseBitmap::new(pages);
             tracker.harvest(&mut set)?;
             if tracker.needs_rearm() {
@@ -64,12 +69,13 @@ impl Source {
                 }
             }
             harvests.push(set);
-            due += interval;
+            let now = began.elapsed();
+            due = if now > due + interval { now } else { due } + interval;
         }
         let took = began.elapsed();
         tracker.disarm()?;
         let count = u32::try_from(harvests.len()).unwrap_or(u32::MAX);
-        if count < 4 {
+        if harvests.len() < HARVESTS_MIN {
             anyhow::bail!("Stopped after {count} harvests: too few for a working set");
         }
         Ok((harvests, took / count))
