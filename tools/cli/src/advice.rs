@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use precopy::report::{Outcome, Report};
+use precopy::report::{Outcome, Report, RoundReport};
 
 use crate::show;
 
@@ -21,8 +21,7 @@ pub(crate) fn of(report: &Report, downtime_limit: Duration) -> Vec<String> {
 
 /// The guest writes faster than the link takes pages away.
 fn convergence(report: &Report) -> Option<String> {
-    let last = report.rounds.iter().rev().find(|round| !round.paused)?;
-    let dirty = report.rounds.iter().rev().find_map(|round| round.dirty_pages_per_s)?;
+    let (last, dirty) = last_race(&report.rounds)?;
     let link = last.bandwidth_bytes_per_s.filter(|rate| *rate > 0.0)?;
     // What a page weighs when it is sent again, if deltas made it less.
     let weight = last.wire_bytes.checked_div(last.sent_pages).filter(|_| report.delta.is_some());
@@ -50,6 +49,14 @@ fn convergence(report: &Report) -> Option<String> {
         show::rate(link),
         tries.join("; "),
     ))
+}
+
+/// The last round that both sides of the race are known of, and the pages a second that the guest
+/// wrote meanwhile: the next round's harvest tells them. A guest that writes all of its memory in
+/// each round writes it the slower the longer the round, so another round says nothing.
+fn last_race(rounds: &[RoundReport]) -> Option<(&RoundReport, f64)> {
+    let mut pairs = rounds.windows(2).rev();
+    pairs.find_map(|pair| Some((&pair[0], pair[1].dirty_pages_per_s.filter(|_| !pair[0].paused)?)))
 }
 
 /// The pause was longer than it was meant to be.
@@ -89,4 +96,23 @@ fn tracker(report: &Report) -> Option<String> {
          better way needs."
             .to_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_are_held_against_the_round_in_which_they_came() {
+        let round = |dirty: Option<f64>, link: f64| {
+            let mut round = RoundReport::default();
+            (round.dirty_pages_per_s, round.bandwidth_bytes_per_s) = (dirty, Some(link));
+            round
+        };
+        // 64 MiB written in each round: 2.58 s at 27 MB/s, and 2.01 s at 34 MB/s.
+        let rounds = [round(None, 27e6), round(Some(6350.0), 34e6)];
+        let (last, dirty) = last_race(&rounds).unwrap();
+        assert_eq!((last.bandwidth_bytes_per_s, dirty), (Some(27e6), 6350.0));
+        assert!(last_race(&rounds[..1]).is_none(), "nothing is known of the only round");
+    }
 }

@@ -271,7 +271,8 @@ fn largest_mapping(pid: u32) -> Range<usize> {
 #[test]
 fn a_program_in_python_is_recorded() {
     let program = "import sys\nb = bytearray(1 << 24)\nprint(1, flush=True)\n\
-                   for line in sys.stdin:\n  for i in range(0, 1 << 24, 1 << 16): b[i] = b[i] + 1 & 255\n  \
+                   for line in sys.stdin:\n  \
+                   for i in range(0, 1 << 24, 1 << 16): b[i] = b[i] + 1 & 255\n  \
                    c = bytearray(1 << 21)\n  print(2, flush=True)";
     let started = Command::new("python3")
         .args(["-c", program])
