@@ -138,8 +138,9 @@ fn a_connection_for_each_request_survives_too() {
 #[test]
 fn a_destination_that_dies_leaves_the_guest_where_it_was() {
     let mut options = small(LONG_S, &[0.5, 1.0]);
-    // A first round of three seconds.
-    options.link = Link::Capped { bytes_per_s: 20_000_000 };
+    // A first round of more than a second.
+    options.link = Link::Capped { bytes_per_s: 40_000_000 };
+    options.policy = "fixed-rounds:rounds=1".to_owned();
     options.destination_dies = Some((0, Duration::from_millis(300)));
     let run = run_quietly(&options);
     assert_unharmed(&run);
