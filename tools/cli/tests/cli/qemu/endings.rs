@@ -99,8 +99,8 @@ impl Case {
     fn run(&mut self, step: FrameKind, victim: Victim, then: Then) -> End {
         let journal = self.folder.path().join("journal");
         let journal = journal.to_str().unwrap();
-        // Who lost Commit is asked by a guard that asks several times in a second.
-        let answers = if then == Then::Lose { "5s" } else { "100ms" };
+        // Who lost Commit is asked by a guard, and answers until that has ended.
+        let answers = if then == Then::Lose { "10m" } else { "100ms" };
         let more = ["--once", "--journal", journal, "--answer-for", answers];
         let (receiver, address) = receiver(&self.destination, &more);
         let gate = Gate::new(&address, step);
@@ -121,12 +121,17 @@ impl Case {
         // Ends with the guard, which holds the same standard error.
         let (status, _, mut said) = sender.finish();
         self.never_two();
+        if then == Then::Lose {
+            receiver.signal(Signal::SIGINT);
+        }
         said.push_str(&receiver.finish().2);
         self.never_two();
         let (source, destination) = (Side::of(&mut self.source), Side::of(&mut self.destination));
         End { code: status.code(), source, destination, said }
     }
 
+    /// Nobody is silent here: who is killed is missed at once. So only the asking has a limit that
+    /// is waited for, and a held frame is none of a peer that hangs.
     fn send(&self, to: &str) -> Running {
         let socket = self.source.socket();
         let arguments = [
@@ -140,11 +145,11 @@ impl Case {
             "--channels",
             "1",
             "--stall-timeout",
-            "3s",
+            "3m",
             "--ready-timeout",
-            "3s",
+            "3m",
             "--commit-timeout",
-            "1s",
+            "3m",
             "--query-timeout",
             "1s",
         ];
