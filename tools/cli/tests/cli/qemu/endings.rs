@@ -193,11 +193,18 @@ fn expected(step: FrameKind, victim: Victim) -> (Side, Side, Option<i32>) {
 
 fn ends_as_it_must(step: FrameKind, victim: Victim) {
     let mut case = Case::new();
-    let end = case.run(step, victim, Then::Pass);
+    // How much a sender has sent when it is killed is for the machine to say: this frame and no more
+    // arrives.
+    let then = if victim == Sender { Then::Last } else { Then::Pass };
+    let end = case.run(step, victim, then);
     let what = format!("{victim:?} killed at {step:?}");
     println!("{what:<36} {end}");
     let found = (end.source, end.destination, end.code);
-    assert_eq!(found, expected(step, victim), "{what}: {}", end.said);
+    // The question of a dead sender's guard may overtake Commit, which then counts no more (R4).
+    let overtaken = (Side::Runs, Side::Gone, None);
+    if (victim, step, found) != (Sender, FrameKind::Commit, overtaken) {
+        assert_eq!(found, expected(step, victim), "{what}: {}", end.said);
+    }
     case.check(&end);
     if end.source == Side::Stopped && end.destination != Side::Runs && victim != DestinationQemu {
         assert!(end.said.contains("precopy qemu release"), "{what}: {}", end.said);
