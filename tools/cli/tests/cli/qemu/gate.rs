@@ -15,6 +15,8 @@ use super::vm::PATIENCE;
 pub(crate) enum Then {
     /// As if nothing had been.
     Pass,
+    /// The frame arrives, and what was sent after it is lost.
+    Last,
     /// The frame never arrives, and the connection breaks.
     Lose,
 }
@@ -89,8 +91,13 @@ fn pump(from: &TcpStream, to: &TcpStream, mut hold: Option<Hold>, kind: FrameKin
             && let Some((reached, then)) = hold.take()
         {
             let _ = reached.send(());
-            if then.recv() != Ok(Then::Pass) {
-                return lose();
+            match then.recv() {
+                Ok(Then::Pass) => {}
+                Ok(Then::Last) => {
+                    let _ = (&*to).write_all(&tee.1);
+                    return lose();
+                }
+                _ => return lose(),
             }
         }
         if (&*to).write_all(&tee.1).is_err() {

@@ -122,8 +122,8 @@ fn ram_in_a_memfd_moves_to_a_file_and_the_source_can_be_ended() {
     memfd.backend = "memory-backend-memfd,id=ram,share=on,size=SIZE";
     let mut source = Vm::start(&memfd);
     let mut destination = Vm::start(&spec.incoming());
-    // Nothing tells from outside that it counts by now.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    // That it counts by now.
+    source.line(|line| line.starts_with("ticks="));
     let report = migrate(&source, &destination, &["--quit-source", "--encoder", "lz4", "--verify"]);
     assert_eq!(report["source"]["encoder"], "lz4");
     assert_eq!(source.status(), "gone");

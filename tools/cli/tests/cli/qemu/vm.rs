@@ -180,14 +180,14 @@ impl Vm {
 
     /// Its run state; `gone` if it has ended.
     pub(crate) fn status(&mut self) -> String {
-        match self.control.execute("query-status", Value::Null) {
+        match self.control.execute_within("query-status", Value::Null, PATIENCE) {
             Ok(status) => status["status"].as_str().unwrap().to_owned(),
             Err(_) => "gone".to_owned(),
         }
     }
 
     pub(crate) fn execute(&mut self, command: &str, arguments: Value) -> Value {
-        self.control.execute(command, arguments).unwrap()
+        self.control.execute_within(command, arguments, PATIENCE).unwrap()
     }
 
     pub(crate) fn kill(&mut self) {
@@ -263,9 +263,12 @@ impl Vm {
         self.serial.write_all(b"!").unwrap();
         self.line(|line| line == "answer=33");
         self.line(|line| line.starts_with("ticks="));
-        let after = self.info();
-        assert!(after.beats > before.beats && after.ticks > before.ticks, "{before:?} {after:?}");
-        assert!(after.checks > before.checks, "{before:?} {after:?}");
+        // The tick of that line may have come just before the first look.
+        eventually("a guest that goes on", || {
+            let after = self.info();
+            let ticks = after.ticks > before.ticks && after.checks > before.checks;
+            (ticks && after.beats > before.beats).then_some(())
+        });
         self.execute("stop", Value::Null);
         self.check_pages();
         self.execute("cont", Value::Null);
