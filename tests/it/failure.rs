@@ -125,7 +125,6 @@ fn check(what: &str, guest: &Shared, ends: Ends) -> Outcome {
         }
         Outcome::InDoubt => assert!(!guest.is_running(), "{what}: in doubt and running"),
     }
-    nothing_left(what);
     outcome
 }
 
@@ -149,30 +148,41 @@ fn points() -> Vec<(usize, Direction, FaultPoint)> {
     [&first[..], &back, &later, &more].concat()
 }
 
+/// Attempts at once: most of each is waiting for a limit.
+const AT_ONCE: usize = 6;
+
 fn run_faults(actions: &[FaultAction], link: fn() -> Link) {
     let _serial = serial();
-    for (lane, direction, point) in points() {
-        for action in actions {
-            let what = format!("{action:?} at {point:?} on {lane} {direction:?}");
-            let fault = Fault::new(lane, direction, point, action.clone());
-            // Where the machine stands still for longer than a limit, the attempt is over before
-            // the fault comes, which proves nothing of it.
-            let came =
-                [1, 8, 64].into_iter().any(|patience| run_fault(&what, &fault, link, patience));
-            assert!(came, "{what}: never came");
-        }
+    let each = |(lane, direction, point): (usize, Direction, FaultPoint)| {
+        actions.iter().map(move |action| Fault::new(lane, direction, point, action.clone()))
+    };
+    let faults: Vec<Fault> = points().into_iter().flat_map(each).collect();
+    for some in faults.chunks(AT_ONCE) {
+        thread::scope(|scope| {
+            for fault in some {
+                // Where the machine stands still for longer than a limit, the attempt is over
+                // before the fault comes, which proves nothing of it.
+                scope.spawn(move || {
+                    let came =
+                        [1, 8, 64].into_iter().any(|patience| run_fault(fault, link, patience));
+                    assert!(came, "{fault:?}: never came");
+                });
+            }
+        });
+        nothing_left(&format!("{some:?}"));
     }
 }
 
 /// One attempt with a fault; whether it came.
-fn run_fault(what: &str, fault: &Fault, link: fn() -> Link, patience: u32) -> bool {
+fn run_fault(fault: &Fault, link: fn() -> Link, patience: u32) -> bool {
+    let what = format!("{fault:?}");
     let guest = running(PAGES);
     let (link, log) = faulty(link(), FaultPlan::one(fault.clone()));
     let began = Instant::now();
     let options = (hasty("fixed-rounds:rounds=2", 2, patience), hasty_destination(patience));
     let ends = attempt(&guest, options, link, Factory::default(), |_, _| ());
     let failure = ends.source.failure.clone();
-    let outcome = check(what, &guest, ends);
+    let outcome = check(&what, &guest, ends);
     // It can always be asked on a new connection.
     assert_ne!(outcome, Outcome::InDoubt, "{what}: {failure:?}");
     println!("{what}: {outcome:?} after {:?}: {failure:?}", began.elapsed());
@@ -238,6 +248,7 @@ fn cancel_in_every_phase() {
             });
         let failure = ends.source.failure.clone();
         let outcome = check(&format!("cancel in {phase:?}"), &guest, ends);
+        nothing_left(&format!("cancel in {phase:?}"));
         if phase == SourcePhase::Committing {
             assert_eq!(outcome, Outcome::HandedOver, "{failure:?}");
         } else if outcome == Outcome::HandedOver {
@@ -265,6 +276,7 @@ fn guests_that_do_not_do_as_told() {
             guest.faults.export.store(false, Ordering::SeqCst);
         });
         assert_eq!(check(what, &guest, ends), Outcome::SourceKeepsRunning);
+        nothing_left(what);
         failure
     };
     let set = |flag: &AtomicBool| flag.store(true, Ordering::SeqCst);
