@@ -193,8 +193,8 @@ fn expected(step: FrameKind, victim: Victim) -> (Side, Side, Option<i32>) {
 
 fn ends_as_it_must(step: FrameKind, victim: Victim) {
     let mut case = Case::new();
-    // How much a sender has sent when it is killed is for the machine to say: this frame and no more
-    // arrives.
+    // How much a sender has sent when it is killed is for the machine to say: this frame arrives,
+    // and no more.
     let then = if victim == Sender { Then::Last } else { Then::Pass };
     let end = case.run(step, victim, then);
     let what = format!("{victim:?} killed at {step:?}");
