@@ -179,7 +179,7 @@ impl Connector for TcpConnector {
         let share = share.max(Duration::from_millis(1));
         let mut last = io::Error::new(io::ErrorKind::NotFound, "The name has no address");
         for address in addresses {
-            match TcpStream::connect_timeout(&address, share) {
+            match TcpStream::connect_timeout(&address, share).and_then(other_than_itself) {
                 Ok(stream) => return Ok(Box::new(TcpConnection::new(stream, &self.options)?)),
                 Err(error) => last = error,
             }
@@ -190,6 +190,17 @@ impl Connector for TcpConnector {
     fn target(&self) -> String {
         self.target.clone()
     }
+}
+
+/// Refuses a stream that is its own peer. Where nobody listens on a port that the system also gives
+/// to clients, it may give a client of that very port the port itself; TCP then joins both ends.
+pub(super) fn other_than_itself(stream: TcpStream) -> io::Result<TcpStream> {
+    if stream.local_addr()? != stream.peer_addr()? {
+        return Ok(stream);
+    }
+    // Without this the port would stay taken for a minute, and who is to listen there could not.
+    socket::reset(&stream)?;
+    Err(Errno::ECONNREFUSED.into())
 }
 
 /// Listens on one address.

@@ -2,9 +2,13 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener as StdListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, getsockname, getsockopt, socket,
+    sockopt,
+};
 
 use super::*;
 
@@ -48,6 +52,25 @@ fn tcp_sockets_are_set_up() {
     assert_eq!(crate::sys::socket::max_pacing_rate(&same).unwrap(), 123_456_789_012);
     connection.set_send_rate(None).unwrap();
     assert_eq!(crate::sys::socket::max_pacing_rate(&same).unwrap(), u64::MAX);
+}
+
+/// A socket that is connected to its own address, as the system may do it where nobody listens.
+#[test]
+fn a_connection_to_itself_is_refused() {
+    let address = SockaddrIn::new(127, 0, 0, 1, 0);
+    let socket =
+        socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(socket.as_raw_fd(), &address).unwrap();
+    let own: SockaddrIn = getsockname(socket.as_raw_fd()).unwrap();
+    connect(socket.as_raw_fd(), &own).unwrap();
+    let refused = tcp::other_than_itself(socket.into()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    // The port is free at once.
+    StdListener::bind(("127.0.0.1", own.port())).unwrap();
+
+    let listener = StdListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    assert!(tcp::other_than_itself(stream).is_ok());
 }
 
 /// A capped connection takes little ahead of what it has sent: whoever cuts a round waits for it.
