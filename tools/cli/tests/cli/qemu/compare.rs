@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use lab::report::Spread;
 use serde_json::{Value, json};
 
-use super::vm::{BEATS, Spec, Vm, eventually, there_is_a_qemu};
+use super::vm::{BEATS, Spec, Vm, there_is_a_qemu};
 use super::{migrate, millis, setting};
+use crate::support::wait_for;
 
 /// After this long a migration of QEMU's own that does not end is given up; ours stops the guest.
 const TIME_MAX: Duration = Duration::from_secs(60);
@@ -139,7 +140,7 @@ fn once(spec: &Spec, go: impl FnOnce(&mut Vm, &mut Vm) -> Run) -> Run {
     run.gap_ms = gap.unwrap_or(f64::NAN);
     if run.ended {
         let checks = destination.info().checks;
-        eventually("two checks", || (destination.info().checks > checks + 1).then_some(()));
+        wait_for("two checks", || (destination.info().checks > checks + 1).then_some(()));
         run.right = destination.info().faults == 0;
     }
     run

@@ -11,9 +11,9 @@ use precopy::wire::FrameKind;
 use serde_json::Value;
 
 use super::gate::{Gate, Then};
-use super::vm::{Spec, Vm, eventually, there_is_a_qemu};
+use super::vm::{Spec, Vm, there_is_a_qemu};
 use super::{receiver, setting};
-use crate::support::{Running, precopy};
+use crate::support::{Running, precopy, wait_for};
 
 /// Who is killed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -324,7 +324,7 @@ fn a_stopped_guest_that_nobody_guards_is_released_by_hand() {
     case.source.capability("x-ignore-shared", true);
     let socket = case.source.socket();
     precopy(&["qemu", "release", "--qmp", &socket]).assert().code(0);
-    eventually("the guest", || (case.source.status() == "running").then_some(()));
+    wait_for("the guest", || (case.source.status() == "running").then_some(()));
     let on = case.source.has_capability("x-ignore-shared");
     assert!(!on, "a later migration of QEMU's own would leave out all RAM");
     let waiting = case.destination.socket();

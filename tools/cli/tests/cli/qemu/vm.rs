@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use qemu::qmp::Qmp;
 use serde_json::{Value, json};
 
+use crate::support::wait_for;
+
 /// Longest wait for something that takes milliseconds on a quiet machine; seconds under nested
 /// KVM.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
-const POLL: Duration = Duration::from_millis(5);
 const PAGE: u64 = 4096;
 /// Where `counters.s` puts what the host may look at.
 const INFO: u64 = 0x20_0000;
@@ -155,16 +156,16 @@ impl Vm {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let serial = eventually("a serial line", || UnixStream::connect(with("tty")).ok());
+        let serial = wait_for("a serial line", || UnixStream::connect(with("tty")).ok());
         let lines = lines(serial.try_clone().unwrap());
-        let control = eventually("QEMU's control socket", || Qmp::connect(&with("control")).ok());
+        let control = wait_for("QEMU's control socket", || Qmp::connect(&with("control")).ok());
         Self { child, name, ram, serial, lines, control }
     }
 
     /// A guest that has begun to count.
     pub(crate) fn running(spec: &Spec) -> Self {
         let mut vm = Self::start(spec);
-        eventually("a first sweep", || (vm.info().sweeps > 0).then_some(()));
+        wait_for("a first sweep", || (vm.info().sweeps > 0).then_some(()));
         assert_eq!(vm.status(), "running");
         vm
     }
@@ -264,7 +265,7 @@ impl Vm {
         self.line(|line| line == "answer=33");
         self.line(|line| line.starts_with("ticks="));
         // The tick of that line may have come just before the first look.
-        eventually("a guest that goes on", || {
+        wait_for("a guest that goes on", || {
             let after = self.info();
             let ticks = after.ticks > before.ticks && after.checks > before.checks;
             (ticks && after.beats > before.beats).then_some(())
@@ -318,18 +319,6 @@ impl Drop for Vm {
         for end in ["ram", "qmp", "control", "tty"] {
             let _ = std::fs::remove_file(self.name.with_extension(end));
         }
-    }
-}
-
-/// Tries until something is there.
-pub(crate) fn eventually<T>(what: &str, mut try_it: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = try_it() {
-            return found;
-        }
-        assert!(Instant::now() < until, "{what} did not come");
-        thread::sleep(POLL);
     }
 }
 

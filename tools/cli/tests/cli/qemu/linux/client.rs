@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use webvm::net::rig::{Rig, Side};
 
-use super::super::vm::eventually;
+use crate::support::wait_for;
 
 /// Ports of the guest (`tools/qemu/linux/init`).
 const ONE_ANSWER: u16 = 80;
@@ -100,7 +100,7 @@ impl Load {
     pub(crate) fn wait_for(&self, more: u64) {
         let now = |index: usize| self.shared.answered[index].load(Ordering::SeqCst);
         let wanted: Vec<_> = (0..CLIENTS.len()).map(|index| now(index) + more).collect();
-        eventually("answers to every client", || {
+        wait_for("answers to every client", || {
             let all = wanted.iter().enumerate().all(|(index, wanted)| now(index) >= *wanted);
             all.then_some(())
         });
@@ -110,7 +110,7 @@ impl Load {
     pub(crate) fn wait_for_sweeps(&self, more: u64) {
         let now = || self.shared.sweeps.load(Ordering::SeqCst);
         let wanted = now() + more;
-        eventually("sweeps of the guest", || (now() >= wanted).then_some(()));
+        wait_for("sweeps of the guest", || (now() >= wanted).then_some(()));
     }
 
     /// Every request that has an end so far, in the order of ends.
